@@ -1,0 +1,71 @@
+# Two commands do everything on a fresh machine: `make run` (recipe tiny, whole lifecycle) and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+RECIPE ?= tiny
+SITE ?= laptop
+CONFIG = --config recipe=$(RECIPE) site=$(SITE)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$p && break; done)
+TAG = $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')
+
+.PHONY: help install install-dev run demo test test-unit lint lock cluster clean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
+
+# A stamp named after the lock's own content: a changed lock installs again, an unchanged one costs nothing.
+STAMP = $(VENV)/.$(1)-$(shell cat envs/torch-cpu.txt envs/$(1)-*.lock pyproject.toml | cksum | cut -d' ' -f1)
+
+install: python-found ## venv with the pinned CPU environment
+	@test -e $(call STAMP,cpu) || $(MAKE) --no-print-directory LOCK=cpu install-lock
+
+install-dev: python-found ## the same and what tests and lint need
+	@test -e $(call STAMP,dev) || $(MAKE) --no-print-directory LOCK=dev install-lock
+
+.PHONY: python-found install-lock
+python-found:
+	@test -n "$(PYTHON)" || { echo "Athanor needs Python 3.11 or 3.12 with venv; none found on PATH (set PYTHON=/path/to/python3.11)" >&2; exit 1; }
+
+install-lock:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -qq --disable-pip-version-check --retries 2 -r envs/torch-cpu.txt $(TORCH_INDEX)
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r envs/$(LOCK)-$(TAG).lock
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(call STAMP,cpu) $(call STAMP,$(LOCK))
+
+# pip's own index has the CUDA build of torch: where the machine has no wheel of its own for this line, take the CPU one.
+TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
+
+run: install ## recipe tiny (or RECIPE=…) from raw corpora to the report
+	ATHANOR_SUMMARY=later $(BIN)/snakemake $(CONFIG)
+	@$(BIN)/athanor summary --recipe $(RECIPE) --site $(SITE)
+
+demo: install ## a larger recipe for a workstation
+	$(MAKE) --no-print-directory run RECIPE=demo
+
+test: install-dev ## everything; with CI or SERVERS=1, as root on Debian, it installs the servers the tests need
+	@sh tests/servers.sh
+	$(BIN)/python -m pytest tests
+
+test-unit: install-dev ## the fast tests alone
+	$(BIN)/python -m pytest tests -m "not slow and not slurm and not browser and not gpu"
+
+lint: install-dev ## ruff, mypy, import-linter, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy workflow/athanor workflow/snakemake_executor_plugin_submitit
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+lock: ## resolve the environments anew (needs uv)
+	sh envs/lock.sh
+
+cluster: install-dev ## a throw-away Slurm in ./cluster to try the product on (needs slurmctld, slurmd, munge)
+	$(BIN)/python -m tests.cluster start cluster
+
+clean: ## remove the virtual environment and Snakemake's own state; never the store
+	rm -rf $(VENV) .snakemake

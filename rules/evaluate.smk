@@ -1,0 +1,44 @@
+# Checkpoint → Hugging Face folder → scores → figures.
+
+
+rule export_model:
+    input:
+        campaign.inputs("export"),
+    output:
+        campaign.manifest("export"),
+    log:
+        campaign.log("export"),
+    resources:
+        **campaign.resources("export"),
+    shell:
+        campaign.command("export")
+
+
+rule evaluate_model:
+    input:
+        campaign.inputs("evaluate"),
+    output:
+        campaign.manifest("evaluate"),
+    log:
+        campaign.log("evaluate"),
+    resources:
+        **campaign.resources("evaluate"),
+    shell:
+        campaign.command("evaluate")
+
+
+rule write_report:
+    input:
+        campaign.inputs("report"),
+    output:
+        campaign.manifest("report"),
+        report(campaign.beside("report", "figures/loss.svg"), category="Pretraining", labels={"figure": "loss and learning rate"}),
+        report(campaign.beside("report", "figures/validation.svg"), category="Pretraining", labels={"figure": "validation loss by domain"}),
+        report(campaign.beside("report", "figures/scores.svg"), category="Evaluation", labels={"figure": "scores beside chance and untrained"}),
+        report(campaign.beside("report", "summary.html"), category="Summary", labels={"figure": "key numbers"}),
+    log:
+        campaign.log("report"),
+    resources:
+        **campaign.resources("report"),
+    shell:
+        campaign.command("report")

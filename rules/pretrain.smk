@@ -1,0 +1,25 @@
+# Initial weights → milestones of continued pretraining, each a checkpoint one can branch from.
+
+
+rule initialize_model:
+    output:
+        campaign.manifest("initialize"),
+    log:
+        campaign.log("initialize"),
+    resources:
+        **campaign.resources("initialize"),
+    shell:
+        campaign.command("initialize")
+
+
+rule pretrain_model:
+    input:
+        campaign.inputs("pretrain"),
+    output:
+        campaign.manifest("pretrain"),
+    log:
+        campaign.log("pretrain"),
+    resources:
+        **campaign.resources("pretrain", ranks=campaign.training_ranks),
+    shell:
+        campaign.command("pretrain")

@@ -1,0 +1,48 @@
+"""Every field of a schema with its place in a file, so that tests need not list keys by hand."""
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+INSTANCES = {"sources": "prose", "resources": "default", "batch_switches": "0"}  # names of the entries the tests write
+SWITCH = {"at_tokens": "200K", "batch_tokens": "4096"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One field: `path` as it is written in a file (`a.0.b`), `shown` as problems name it (`a[0].b`)."""
+
+    path: str
+    shown: str
+    hint: Any
+    field: Field[Any]
+
+    @property
+    def name(self) -> str:
+        """The field's own name."""
+        return self.field.name
+
+    @property
+    def section(self) -> str:
+        """The section as problems name it, with the dot behind it; empty at the top."""
+        return self.shown[: len(self.shown) - len(self.name)]
+
+    def bound(self, name: str) -> Any:
+        """`low`, `high`, `above` or `unit` of the field, or None."""
+        return self.field.metadata.get(name)
+
+
+def places(schema: type, path: str = "", shown: str = "") -> Iterator[Place]:
+    """The fields of `schema` and, below them, of every dataclass in it."""
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        place = Place(f"{path}{field.name}", f"{shown}{field.name}", hints[field.name], field)
+        yield place
+        hint, arguments = place.hint, get_args(place.hint)
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from places(hint, f"{place.path}.", f"{place.shown}.")
+        elif arguments and is_dataclass(arguments[-1]):
+            name = INSTANCES[field.name]
+            inside = f"{place.shown}[{name}]." if get_origin(hint) is list else f"{place.shown}.{name}."
+            yield from places(arguments[-1], f"{place.path}.{name}.", inside)

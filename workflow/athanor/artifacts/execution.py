@@ -1,0 +1,281 @@
+"""Run one stage to its manifest: check who it is, adopt what is already there, take the lease, compute, seal.
+
+Every rank of a job comes through `execute`. Rank 0 decides (compute, or adopt what another driver made) and tells the
+others by a file in the artifact's folder, since they have no process group yet.
+"""
+
+import importlib.metadata
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import yaml
+
+from athanor.artifacts.files import record_files, write_atomically, write_json
+from athanor.artifacts.lease import Lease
+from athanor.artifacts.manifest import (
+    IDENTITY,
+    MANIFEST,
+    SEAL,
+    DamagedManifest,
+    Manifest,
+    ManifestError,
+    Provenance,
+    Result,
+    Upstream,
+)
+from athanor.artifacts.run import STOPPED, Heartbeat, Input, Outcome, StageError, StageRun, Stopped
+from athanor.recipe.lifecycle import Artifact, Lifecycle
+from athanor.recipe.loading import load_resolved, load_site, project_folder
+from athanor.tracking.spool import Spool
+
+RunStage = Callable[[StageRun], Outcome]
+DECISION_POLL_SECONDS = 0.05
+
+
+class Decision(StrEnum):
+    """What all ranks of a job do."""
+
+    COMPUTE = "compute"
+    ADOPT = "adopt"  # the artifact is complete: nothing to compute
+
+
+@dataclass(frozen=True)
+class Order:
+    """The arguments of `athanor stage`. Inputs that are not named are the store's own."""
+
+    stage: str
+    recipe: Path
+    site: str
+    inputs: Mapping[str, Path]
+    manifest: Path
+
+
+def execute(order: Order, run: RunStage) -> int:
+    """Make the artifact `order.manifest` belongs to. Returns the exit code: 0 done, 75 stopped, 1 failed."""
+    rank, attempt_folder = int(os.environ.get("RANK", "0")), os.environ.get("SUBMITIT_ATTEMPT_FOLDER")
+    cause, code = "", 0
+    try:
+        code = _execute(order, run, rank, Path(attempt_folder) if attempt_folder else None)
+    except Stopped as stopped:
+        print(f"stopped: {stopped}; the next start continues from here", file=sys.stderr, flush=True)
+        code = STOPPED
+    except (StageError, ManifestError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        cause, code = str(error), 1
+    except Exception as error:  # the boundary of the process: every failure must leave its cause behind
+        traceback.print_exc()
+        cause, code = f"{type(error).__name__}: {error}", 1
+    if cause and attempt_folder:
+        write_json(
+            Path(attempt_folder) / f"exit-{rank}.json", {"schema_version": 1, "cause": cause, "time": time.time()}
+        )
+    return code
+
+
+def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None) -> int:
+    began, folder = time.time(), order.manifest.absolute().parent
+    recipe = load_resolved(order.recipe)
+    artifact = _identify(order, folder, Lifecycle(recipe, project_folder()))
+    site = load_site(order.site)
+    stage = StageRun(
+        recipe=recipe,
+        stage=order.stage,
+        instance=artifact.instance,
+        fingerprint=artifact.fingerprint,
+        folder=folder,
+        inputs=_open_inputs(order, artifact),
+        rank=rank,
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        attempt=int(os.environ.get("SUBMITIT_ATTEMPT") or 1 + len(list((folder / "tracking").glob("*.jsonl")))),
+        site=site,
+        heartbeat=Heartbeat(attempt_folder, site.heartbeat_seconds),
+    )
+    stage.listen_for_stop()
+    _check_versions(artifact)
+    if rank != 0:
+        if _await_decision(folder, stage.attempt) is Decision.COMPUTE:
+            run(stage)
+        return 0
+    lease = Lease(folder)
+
+    def is_finished() -> bool:
+        if stage.stop_requested:
+            raise Stopped("before the work began")
+        return _adopt(folder)
+
+    if not lease.acquire(is_finished, lambda text: print(text, flush=True)):
+        _announce(folder, stage, Decision.ADOPT)
+        print(f"{artifact.name} is complete in {folder}: verified, nothing computed", flush=True)
+        return 0
+    with lease:
+        write_atomically(folder / IDENTITY, yaml.safe_dump(artifact.identity(), sort_keys=True))
+        _announce(folder, stage, Decision.COMPUTE)
+        _compute(stage, artifact, run, began)
+    return 0
+
+
+def _compute(stage: StageRun, artifact: Artifact, run: RunStage, began: float) -> None:
+    """Rank 0's run, tracked from its start to its end, and sealed."""
+    spool = Spool(stage.folder / "tracking" / f"{stage.attempt:03d}.jsonl")
+    stage.spool = spool
+    spool.start(_start_record(stage, artifact))
+    status, message = "failed", ""
+    try:
+        with spool.system_metrics():
+            outcome = run(stage)
+        manifest = _manifest(stage, artifact, outcome, began)
+        manifest.write(stage.folder)
+        status = "finished"
+    except Stopped as stopped:
+        status, message = "stopped", str(stopped)
+        raise
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        spool.end(status, message=message, seconds=time.time() - began)
+        spool.close()
+
+
+def _identify(order: Order, folder: Path, lifecycle: Lifecycle) -> Artifact:
+    """The artifact of the recipe that belongs in `folder`. Raises StageError when code, recipe or pins moved on."""
+    path = f"{order.stage}/{folder.name}"
+    try:
+        return lifecycle.by_path(path)
+    except KeyError:
+        now = ", ".join(a.path for a in lifecycle.of(order.stage))
+        raise StageError(
+            f"{path} is no artifact of {order.recipe.name} any more (now {now}): the code, a stage version or a pin in "
+            "envs/ changed after this job was planned. Go back to that checkout, or run snakemake again to plan anew."
+        ) from None
+
+
+def _open_inputs(order: Order, artifact: Artifact) -> dict[str, Input]:
+    store, inputs = order.manifest.absolute().parents[2], {}
+    for name, upstream in artifact.upstreams.items():
+        path = order.inputs.get(name, store / upstream.path / MANIFEST).absolute()
+        manifest = Manifest.read(path)
+        if manifest.result.fingerprint != upstream.fingerprint:
+            raise StageError(f"--input {name}: {path} is not {upstream.path}")
+        if wrong := manifest.verify(path.parent):
+            raise StageError(
+                f"input {upstream.name} is damaged: {wrong[0]}; delete {path} and run snakemake to remake it"
+            )
+        inputs[name] = Input(path.parent, manifest)
+    return inputs
+
+
+def _check_versions(artifact: Artifact) -> None:
+    """A stage's identity promises versions: refuse to compute with others."""
+    for package, pinned in artifact.packages.items():
+        try:
+            installed = importlib.metadata.version(package).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            installed = "nothing"
+        if installed != pinned:
+            raise StageError(
+                f"{artifact.name} is pinned to {package} {pinned}, but {sys.executable} has {installed}; "
+                "make install brings the pinned environment"
+            )
+
+
+def _adopt(folder: Path) -> bool:
+    """Whether the folder is complete; a sealed folder whose manifest was deleted gets it back after a deep check."""
+    if (folder / MANIFEST).is_file():
+        return True
+    if not (folder / SEAL).is_file():
+        return False
+    try:
+        sealed = Manifest.read(folder / SEAL)
+        wrong = sealed.verify(folder, deep=True)
+    except DamagedManifest as error:
+        wrong = [str(error)]
+    if wrong:
+        print(f"found a sealed result, but {wrong[0]}: making it again", flush=True)
+        os.replace(folder / SEAL, folder / f"{SEAL}.damaged")
+        return False
+    sealed.write(folder)
+    return True
+
+
+def _decision_path(folder: Path, attempt: int) -> Path:
+    return folder / "attempts" / f"decision-{attempt:03d}-{os.environ.get('MASTER_PORT', '0')}.json"
+
+
+def _announce(folder: Path, stage: StageRun, decision: Decision) -> None:
+    if stage.world_size > 1:
+        write_json(_decision_path(folder, stage.attempt), {"decision": decision})
+
+
+def _await_decision(folder: Path, attempt: int) -> Decision:
+    path = _decision_path(folder, attempt)
+    while not path.is_file():
+        time.sleep(DECISION_POLL_SECONDS)
+    return Decision(json.loads(path.read_text())["decision"])
+
+
+def _start_record(stage: StageRun, artifact: Artifact) -> dict[str, object]:
+    return {
+        "stage": artifact.stage,
+        "instance": artifact.instance,
+        "fingerprint": artifact.fingerprint,
+        "attempt": stage.attempt,
+        "params": dict(artifact.identity()["section"]),
+        "upstreams": {
+            name: {"stage": u.stage, "instance": u.instance, "fingerprint": u.fingerprint}
+            for name, u in artifact.upstreams.items()
+        },
+        "host": socket.gethostname(),
+        "versions": dict(artifact.packages),
+        "git_commit": git_commit(),
+    }
+
+
+def _manifest(stage: StageRun, artifact: Artifact, outcome: Outcome, began: float) -> Manifest:
+    result = Result(
+        stage=artifact.stage,
+        instance=artifact.instance,
+        fingerprint=artifact.fingerprint,
+        upstreams={n: Upstream(u.stage, u.instance, u.fingerprint) for n, u in artifact.upstreams.items()},
+        files=record_files(stage.folder, outcome.files),
+        counters=dict(outcome.counters),
+    )
+    provenance = Provenance(
+        tracking_id=f"{artifact.fingerprint}/{stage.attempt:03d}",
+        attempts=stage.attempt,
+        started=began,
+        seconds=round(time.time() - began, 3),
+        host=socket.gethostname(),
+        git_commit=git_commit(),
+        metrics={name: float(value) for name, value in outcome.metrics.items()},
+        versions={"python": ".".join(map(str, sys.version_info[:3])), **artifact.packages},
+        jobs=tuple(j for j in [os.environ.get("SLURM_JOB_ID", "")] if j),
+    )
+    return Manifest(result, provenance)
+
+
+def git_commit() -> str:
+    """The checkout's commit, with `+` when files differ from it; empty outside git."""
+    try:
+        command = [
+            "git",
+            "-C",
+            str(project_folder()),
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--dirty=+",
+            "--exclude=*",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

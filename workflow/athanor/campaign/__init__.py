@@ -1,0 +1,1 @@
+"""One campaign as its user lives with it: planned, registered, watched, explained, summed up, cleaned away."""

@@ -1,0 +1,84 @@
+"""How far an artifact is, read from its folder: nothing is asked of the scheduler or of another process."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from athanor.artifacts.manifest import MANIFEST
+
+
+class State(StrEnum):
+    """What an artifact's folder shows."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    FAILED = "failed"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units, at `rate` units a second since the attempt's first mark."""
+
+    done: int
+    total: int
+    unit: str
+    rate: float
+    age_seconds: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to go at the present rate."""
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
+
+
+def latest_attempt(folder: Path) -> Path | None:
+    """The newest `attempts/NNN` of an artifact."""
+    attempts = sorted(p for p in (folder / "attempts").glob("[0-9]*") if p.is_dir())
+    return attempts[-1] if attempts else None
+
+
+def state_of(folder: Path) -> State:
+    """What the artifact in `folder` is up to."""
+    if (folder / MANIFEST).is_file():
+        return State.DONE
+    attempt = latest_attempt(folder)
+    if attempt is None:
+        return State.WAITING
+    end = _read(attempt / "end.json")
+    if end is not None:
+        return State.WAITING if end.get("outcome") == "success" else State.FAILED
+    return State.RUNNING if (attempt / "rank-0.log").exists() else State.QUEUED
+
+
+def progress_of(folder: Path) -> Progress | None:
+    """The newest progress mark of the artifact's newest attempt."""
+    attempt = latest_attempt(folder)
+    marks = [mark for path in attempt.glob("heartbeat-*.json") if (mark := _read(path))] if attempt else []
+    if not marks:
+        return None
+    mark = max(marks, key=lambda m: float(m["time"]))
+    seconds = mark["time"] - mark["began"]
+    rate = (mark["done"] - mark["began_at"]) / seconds if seconds > 0 else 0.0
+    return Progress(mark["done"], mark["total"], mark["unit"], rate, time.time() - mark["time"])
+
+
+def failures_of(folder: Path) -> Iterator[str]:
+    """What the ranks of the newest attempt said when they failed, first failure first."""
+    attempt = latest_attempt(folder)
+    exits = [found for path in attempt.glob("exit-*.json") if (found := _read(path))] if attempt else []
+    for found in sorted(exits, key=lambda e: float(e.get("time", 0))):
+        yield str(found["cause"])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

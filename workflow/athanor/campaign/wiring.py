@@ -1,0 +1,155 @@
+"""What the Snakefile and the rules take from the campaign: paths, resources, commands, and the driver's own duties."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from athanor.artifacts.manifest import MANIFEST
+from athanor.campaign.campaign import DEFAULT_SITE, Campaign
+from athanor.campaign.explanation import print_plan
+from athanor.campaign.registry import PLAN, register
+from athanor.recipe.lifecycle import STAGES, Artifact
+from athanor.recipe.loading import parse_set
+from athanor.recipe.problems import RecipeError
+from athanor.recipe.site import StageResources
+
+_MB = 10**6
+
+
+class Wiring:
+    """The campaign as Snakemake sees it: the graph turns a rule's wildcard `fingerprint` into an artifact."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self._by_path = {artifact.path: artifact for artifact in campaign.lifecycle}
+        self._store = campaign.store.root
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], default_recipe: str) -> "Wiring":
+        """From `snakemake --config recipe=… site=… set='[…]' campaign=…`; a bad recipe ends with its whole report."""
+        try:
+            known = {"recipe", "site", "set", "campaign"}
+            if unknown := sorted(set(config) - known):
+                raise SystemExit(
+                    f"--config {unknown[0]}=…: there is no such setting; a recipe's key is changed by set=key=value"
+                )
+            site = str(config.get("site") or os.environ.get("ATHANOR_SITE") or DEFAULT_SITE)
+            campaign = Campaign.open(
+                str(config.get("recipe") or default_recipe),
+                site,
+                parse_set(config.get("set")),
+                str(config.get("campaign") or ""),
+            )
+        except RecipeError as error:
+            raise SystemExit(str(error)) from error
+        return cls(campaign)
+
+    @property
+    def training_ranks(self) -> int:
+        """Ranks of a pretraining job."""
+        return self.campaign.recipe.pretrain.parallel.ranks
+
+    def targets(self) -> list[str]:
+        """The manifests of every artifact of the campaign."""
+        return [str(self.campaign.store.manifest_path(artifact)) for artifact in self.campaign.lifecycle]
+
+    def manifest(self, stage: str) -> str:
+        """The output of a stage's rule."""
+        return f"{self._store}/{stage}/{{fingerprint}}/{MANIFEST}"
+
+    def beside(self, stage: str, name: str) -> str:
+        """A file beside the manifest."""
+        return f"{self._store}/{stage}/{{fingerprint}}/{name}"
+
+    def log(self, stage: str) -> str:
+        """Rank 0's log."""
+        return f"{self._store}/{stage}/{{fingerprint}}/stage.log"
+
+    def inputs(self, stage: str) -> Callable[[Any], list[str]]:
+        """An input function: the manifests of what the artifact is made from."""
+
+        def manifests(wildcards: Any) -> list[str]:
+            artifact = self._artifact(stage, wildcards)
+            return [str(self.campaign.store.manifest_path(upstream)) for upstream in artifact.upstreams.values()]
+
+        return manifests
+
+    def command(self, stage: str) -> str:
+        """The shell command of a stage, with the site's launch prefix and interpreter before it."""
+        wanted = self._resources(stage)
+        words = [
+            *([wanted.launch_prefix] if wanted.launch_prefix else []),
+            shlex.quote(wanted.python or sys.executable),
+            "-m athanor stage",
+            stage,
+            "--recipe",
+            f"{self._store}/{stage}/{{wildcards.fingerprint}}/{PLAN}",
+            "--site",
+            shlex.quote(self.campaign.site.name),
+            "--manifest {output[0]}",
+        ]
+        return " ".join(words)
+
+    def resources(self, stage: str, ranks: int = 1) -> dict[str, Any]:
+        """What a stage's job asks for, in the executor's words. `ranks` is the whole job's."""
+        wanted, site = self._resources(stage), self.campaign.site
+        nodes = -(-ranks // site.ranks_per_node)
+        setup = [*site.setup, *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items())]
+        asked: dict[str, Any] = {
+            "nodes": nodes,
+            "tasks": ranks,
+            "cpus_per_task": wanted.cpus_per_task,
+            "mem_mb": -(-wanted.memory // _MB),
+            "runtime": wanted.runtime,
+            "gpus_per_node": wanted.gpus_per_node,
+            "slurm_partition": wanted.partition,
+            "slurm_account": wanted.account,
+            "qos": wanted.qos,
+            "constraint": wanted.constraint,
+            "slurm_extra": wanted.extra,
+            "slurm_setup": "; ".join(setup),
+        }
+        asked = {name: value for name, value in asked.items() if value}
+        return {**asked, "journal": lambda wildcards: f"{self._store}/{stage}/{wildcards.fingerprint}"}
+
+    def announce_plan(self) -> None:
+        """For a dry run: what would run and why."""
+        print_plan(self.campaign, sys.stderr)
+
+    def start(self) -> None:
+        """The driver begins: register the campaign, watch it, and track it."""
+        from athanor.campaign.watch import Watch
+
+        register(self.campaign)
+        self._watch = Watch(self.campaign)
+        self._watch.start()
+
+    def finish(self) -> None:
+        """All stages are done."""
+        from athanor.campaign.summary import print_summary
+
+        self._watch.stop()
+        if os.environ.get("ATHANOR_SUMMARY") != "later":
+            print_summary(self.campaign)
+
+    def fail(self) -> None:
+        """The driver ends with an error: say in two lines what happened and what to type next."""
+        from athanor.campaign.watch import print_failures
+
+        self._watch.stop()
+        print_failures(self.campaign)
+
+    def _artifact(self, stage: str, wildcards: Any) -> Artifact:
+        return self._by_path[f"{stage}/{wildcards.fingerprint}"]
+
+    def _resources(self, stage: str) -> StageResources:
+        """The stage's entry of the site file, over `default`, over one core and 2 GB."""
+        assert stage in STAGES, stage
+        site, merged = self.campaign.site, StageResources(cpus_per_task=1, memory=2_000 * _MB)
+        for name in ("default", stage):
+            for key, value in vars(site.resources.get(name, StageResources())).items():
+                if value:
+                    setattr(merged, key, value)
+        return merged

@@ -1,0 +1,259 @@
+"""The command `athanor`: look at a campaign, check a recipe, and (for the rules) run one stage."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from athanor.campaign.campaign import Campaign
+
+DEFAULT_RECIPE = "tiny"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 fine, 1 a problem that was printed, 2 wrong usage, 75 stopped."""
+    arguments = _parser().parse_args(argv)
+    from athanor.recipe.problems import RecipeError
+
+    try:
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="athanor",
+        description="From raw corpora to an evaluated model: `snakemake` runs the campaign, `athanor` looks at it.",
+        epilog="Give --recipe, --site, --set and --campaign as snakemake was given them; all have its defaults.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_campaign_commands(commands)
+    _add_recipe_commands(commands)
+    stage = commands.add_parser("stage", help="run one stage (the rules call this)")
+    stage.add_argument("name")
+    stage.add_argument("--recipe", type=Path, required=True, help="resolved recipe (plan.yaml)")
+    stage.add_argument("--site", required=True)
+    stage.add_argument(
+        "--input", action="append", default=[], metavar="NAME=MANIFEST", help="instead of the store's own artifact"
+    )
+    stage.add_argument("--manifest", type=Path, required=True, help="STORE/STAGE/FINGERPRINT/manifest.json")
+    stage.set_defaults(command=_stage)
+    return parser
+
+
+def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def add(name: str, command: Callable[[argparse.Namespace], int], help_text: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=help_text, description=help_text)
+        parser.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME")
+        parser.add_argument("--site", default="", metavar="NAME")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="an override, as snakemake was given it"
+        )
+        parser.add_argument("--campaign", default="", metavar="NAME")
+        parser.set_defaults(command=command)
+        return parser
+
+    add("summary", _summary, "print stages, times, key metrics and where to look")
+    add("plan", _plan, "print what snakemake would run and why")
+    verify = add("verify", _verify, "check that artifacts are whole")
+    verify.add_argument("stages", nargs="*", metavar="STAGE", help="pretrain, or pretrain/400K; all by default")
+    verify.add_argument("--deep", action="store_true", help="hash every file again")
+    add("where", _where, "print the folder of a stage").add_argument("stages", nargs="*", metavar="STAGE")
+    logs = add("logs", _logs, "print the log of a stage's newest attempt")
+    logs.add_argument("stages", nargs=1, metavar="STAGE")
+    logs.add_argument("--rank", type=int, default=0, metavar="K")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the stage ends")
+    gc = add("gc", _gc, "list what no registered campaign refers to (a dry run by default)")
+    gc.add_argument("--trash", action="store_true", help="move it to STORE/trash, where it stays for the grace period")
+    gc.add_argument("--empty", action="store_true", help="delete what has been in the trash for longer than that")
+    gc.add_argument("--grace-days", type=float, default=14.0, metavar="N")
+    gc.add_argument("--superseded", action="store_true", help="count only each campaign's last start as referring")
+    track = add("track", _track, "bring the tracking spools into MLflow")
+    track.add_argument("action", choices=["sync"])
+    ui = add("ui", _ui, "open MLflow on the campaign's store")
+    ui.add_argument("--port", type=int, default=5000)
+
+
+def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    recipe = commands.add_parser("recipe", help="show, check, compare or lock a recipe").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], help_text: str) -> argparse.ArgumentParser:
+        parser = recipe.add_parser(name, help=help_text, description=help_text)
+        parser.add_argument("name", metavar="NAME", help="config/recipes/NAME.yaml")
+        parser.set_defaults(command=command)
+        return parser
+
+    overrides = {"nargs": "*", "default": [], "metavar": "key=value"}
+    add("show", _recipe_show, "print the recipe with every key").add_argument("overrides", **overrides)  # type: ignore[arg-type]
+    add("check", _recipe_check, "report every problem, one a line; exit 1 if there is any").add_argument(
+        "overrides", **overrides
+    )  # type: ignore[arg-type]
+    diff = add(
+        "diff", _recipe_diff, "print the keys in which another recipe, or overrides, differ, and what would rerun"
+    )
+    diff.add_argument("others", nargs="+", metavar="OTHER|key=value")
+    add("lock", _recipe_lock, "resolve floating versions and hashes into NAME.lock.yaml")
+
+
+def _campaign(arguments: argparse.Namespace) -> "Campaign":
+    from athanor.campaign.campaign import Campaign
+
+    return Campaign.open(arguments.recipe, arguments.site, arguments.set, arguments.campaign)
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    from athanor.artifacts.execution import Order, execute
+    from athanor.recipe.lifecycle import STAGES
+
+    if arguments.name not in STAGES:
+        print(f"error: no stage {arguments.name!r}; there are {', '.join(STAGES)}", file=sys.stderr)
+        return 2
+    inputs = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments.input)}
+    order = Order(arguments.name, arguments.recipe, arguments.site, inputs, arguments.manifest)
+    return execute(order, importlib.import_module(f"athanor.stages.{arguments.name}").run)
+
+
+def _summary(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.summary import print_summary
+
+    print_summary(_campaign(arguments))
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.explanation import print_plan
+
+    print_plan(_campaign(arguments))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.inspection import verify
+
+    return _on_selected(
+        arguments, lambda campaign, chosen: _print_verified(verify(campaign, chosen, deep=arguments.deep))
+    )
+
+
+def _print_verified(verified: object) -> int:
+    damaged = 0
+    for artifact, wrong in verified:  # type: ignore[attr-defined]
+        print(f"{artifact.name:28} {'; '.join(wrong) or 'whole'}")
+        damaged += bool(wrong)
+    return 1 if damaged else 0
+
+
+def _on_selected(arguments: argparse.Namespace, act: Callable[..., int]) -> int:
+    from athanor.campaign.inspection import NoSuchStage, select
+
+    campaign = _campaign(arguments)
+    try:
+        return act(campaign, select(campaign, arguments.stages))
+    except NoSuchStage as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _where(arguments: argparse.Namespace) -> int:
+    def show(campaign: "Campaign", chosen: Sequence[object]) -> int:
+        for artifact in chosen:
+            folder = campaign.store.folder(artifact)  # type: ignore[arg-type]
+            print(folder if len(chosen) == 1 else f"{artifact.name:28} {folder}")  # type: ignore[attr-defined]
+        return 0
+
+    return _on_selected(arguments, show)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.inspection import log_path, print_log
+
+    def show(campaign: "Campaign", chosen: Sequence[object]) -> int:
+        for artifact in chosen:
+            folder = campaign.store.folder(artifact)  # type: ignore[arg-type]
+            path = log_path(folder, arguments.rank)
+            if path is None:
+                print(f"{artifact.name} has no log of rank {arguments.rank} in {folder}", file=sys.stderr)  # type: ignore[attr-defined]
+                return 1
+            print_log(folder, path, arguments.follow)
+        return 0
+
+    return _on_selected(arguments, show)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.collection import empty_trash, move_to_trash, unreferenced
+
+    store = _campaign(arguments).store
+    garbage = unreferenced(store, superseded=arguments.superseded)
+    for item in garbage:
+        print(f"{item.bytes / 1e6:10.1f} MB  {item.folder}")
+    print(
+        f"{len(garbage)} folders, {sum(g.bytes for g in garbage) / 1e6:.1f} MB, referred to by no registered campaign"
+    )
+    if arguments.trash:
+        print(f"moved {len(list(move_to_trash(store, garbage)))} to {store.root / 'trash'}")
+    elif garbage:
+        print("nothing was touched; --trash moves them out of the way")
+    if arguments.empty:
+        print(
+            f"deleted {len(empty_trash(store, arguments.grace_days))} folders older than {arguments.grace_days:g} days"
+        )
+    return 0
+
+
+def _track(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.tracking import sync
+
+    print(sync(_campaign(arguments)))
+    return 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.tracking import open_ui
+
+    return open_ui(_campaign(arguments), arguments.port)
+
+
+def _recipe_show(arguments: argparse.Namespace) -> int:
+    from athanor.recipe.loading import load_recipe, resolved_text
+
+    print(resolved_text(load_recipe(arguments.name, arguments.overrides)), end="")
+    return 0
+
+
+def _recipe_check(arguments: argparse.Namespace) -> int:
+    from athanor.recipe.loading import read_recipe
+
+    loaded = read_recipe(arguments.name, arguments.overrides)
+    for problem in loaded.problems:
+        print(problem)
+    if not loaded.problems:
+        from athanor.recipe.lifecycle import Lifecycle
+        from athanor.recipe.loading import project_folder
+
+        print(f"recipe {arguments.name} is fine: {len(list(Lifecycle(loaded.recipe, project_folder())))} stages")
+    return 1 if loaded.problems else 0
+
+
+def _recipe_diff(arguments: argparse.Namespace) -> int:
+    from athanor.recipe.comparison import print_difference
+
+    overrides = [text for text in arguments.others if "=" in text]
+    others = [text for text in arguments.others if "=" not in text]
+    print_difference(arguments.name, others[0] if others else arguments.name, overrides)
+    return 0
+
+
+def _recipe_lock(arguments: argparse.Namespace) -> int:
+    locking = importlib.import_module("athanor.data.locking")
+    return int(locking.lock(arguments.name))

@@ -1,0 +1,1 @@
+"""The corpora: fetch, read, split, shuffle, tokenize, mix."""

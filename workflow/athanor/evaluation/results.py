@@ -1,0 +1,130 @@
+"""The numbers of a whole campaign in one place: what its stages measured, joined by domain and by task."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from athanor.artifacts.files import write_json
+from athanor.evaluation.scores import ScoreRow
+
+RESULTS_FILE = "results.json"
+SCHEMA_VERSION = 1
+
+
+class ResultsError(Exception):
+    """Inputs of a report that do not fit together."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One logged training step."""
+
+    tokens: int  # trained so far
+    loss: float  # nats a token
+    lr: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training artifact: a milestone, or the shuffled control."""
+
+    label: str
+    tokens: int  # trained when it ended
+    curve: Sequence[CurvePoint]
+    validation: Mapping[str, float]  # domain → nats a token
+    bits_per_byte: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DomainLoss:
+    """Validation loss of a domain beside what it must beat, in nats a token. Margins are positive where the model is better."""
+
+    domain: str
+    model: float
+    bits_per_byte: float
+    unigram: float
+    bigram: float
+    shuffled: float | None
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """How much lower the model's loss is than each baseline's."""
+        others = {"unigram": self.unigram, "bigram": self.bigram, "shuffled": self.shuffled}
+        return {name: loss - self.model for name, loss in others.items() if loss is not None}
+
+
+@dataclass(frozen=True)
+class CampaignResults:
+    """Everything a report shows. Milestones are in order of tokens; the last one is the campaign's model."""
+
+    name: str
+    milestones: Sequence[Training]
+    shuffled: Training | None
+    domains: Sequence[DomainLoss]
+    scores: Sequence[ScoreRow]
+
+    @property
+    def final(self) -> Training:
+        """The last milestone."""
+        return self.milestones[-1]
+
+
+def read_training(folder: Path, label: str, tokens: int) -> Training:
+    """`curve.jsonl` and `validation.json` of a training artifact."""
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines() if line]
+    curve = [CurvePoint(int(row["tokens"]), float(row["loss"]), float(row["lr"])) for row in rows]
+    validation = json.loads((folder / "validation.json").read_text())
+    return Training(
+        label=label,
+        tokens=tokens,
+        curve=curve,
+        validation={domain: float(row["nats_per_token"]) for domain, row in validation.items()},
+        bits_per_byte={domain: float(row["bits_per_byte"]) for domain, row in validation.items()},
+    )
+
+
+def join(
+    name: str,
+    trainings: Sequence[Training],
+    shuffled: Training | None,
+    baselines: Mapping[str, Mapping[str, float]],
+    scores: Sequence[ScoreRow],
+) -> CampaignResults:
+    """Put a campaign's measurements together. Raises ResultsError when a domain of the model has no baseline."""
+    if not trainings:
+        raise ResultsError("the report was given no pretrain artifact; it needs at least one")
+    milestones = sorted(trainings, key=lambda training: training.tokens)
+    final = milestones[-1]
+    if missing := sorted(final.validation.keys() - baselines.keys()):
+        raise ResultsError(f"baselines lack the domains {', '.join(missing)} that {final.label} was validated on; run baselines again")
+    domains = [
+        DomainLoss(
+            domain=domain,
+            model=loss,
+            bits_per_byte=final.bits_per_byte[domain],
+            unigram=float(baselines[domain]["unigram"]),
+            bigram=float(baselines[domain]["bigram"]),
+            shuffled=shuffled.validation.get(domain) if shuffled else None,
+        )
+        for domain, loss in sorted(final.validation.items())
+    ]
+    return CampaignResults(name, milestones, shuffled, domains, scores)
+
+
+def write_results(path: Path, results: CampaignResults) -> None:
+    """The machine-readable report."""
+    write_json(
+        path,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": results.name,
+            "tokens": results.final.tokens,
+            "milestones": [
+                {"label": m.label, "tokens": m.tokens, "validation": dict(m.validation), "bits_per_byte": dict(m.bits_per_byte)}
+                for m in results.milestones
+            ],
+            "domains": [{**asdict(domain), "margins": domain.margins} for domain in results.domains],
+            "scores": [asdict(row) for row in results.scores],
+        },
+    )

@@ -1,0 +1,99 @@
+"""`summary.html`: the report as one self-contained page, tables first, figures embedded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from athanor.evaluation.figures import task_label
+from athanor.evaluation.results import CampaignResults, DomainLoss
+from athanor.evaluation.scores import ScoreRow
+
+SUMMARY_FILE = "summary.html"
+CHARACTERS_OF_A_FINGERPRINT = 12
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem }
+p.lead { color: #4b5563; margin-top: 0 }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e5e7eb }
+th { font-weight: 600; color: #4b5563 } th:first-child, td:first-child { text-align: left }
+td.model { font-weight: 600; color: #b5451b } td.code { font-family: ui-monospace, monospace; font-size: .85em }
+figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
+"""
+
+
+def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str], figures: Sequence[Path]) -> None:
+    """`inputs`: artifact name → fingerprint of everything the report was made of. `figures`: SVG files to embed."""
+    final = results.final
+    drawings = "".join(f"<figure>{_svg(figure)}</figure>" for figure in figures)
+    milestones = [[escape(m.label), f"{m.tokens:,}", *_cells(m.validation.get(d.domain) for d in results.domains)] for m in results.milestones]
+    sources = [[escape(name), fingerprint[:CHARACTERS_OF_A_FINGERPRINT]] for name, fingerprint in sorted(inputs.items())]
+    body = f"""<h1>{escape(results.name)}</h1>
+<p class="lead">{final.tokens:,} tokens trained, {len(results.milestones)} milestones, {len(results.domains)} domains.</p>
+<h2>Held-out loss by domain</h2>
+{_domain_table(results.domains)}
+<h2>Scores</h2>
+{_score_table(results.scores)}
+<h2>Milestones: held-out loss, nats per token</h2>
+{_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
+<h2>Figures</h2>
+{drawings}
+<h2>Made of</h2>
+{_table(["artifact", "fingerprint"], sources)}"""
+    title = f"<title>{escape(results.name)}: report</title>"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{title}<style>{STYLE}</style>'
+    path.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n', encoding="utf-8")
+
+
+def _domain_table(domains: Sequence[DomainLoss]) -> str:
+    head = ["domain", "model, nats/token", "bits/byte", "unigram", "bigram", "tokens shuffled", "below bigram by"]
+    rows = [
+        [escape(d.domain), *_cells((d.model, d.bits_per_byte, d.unigram, d.bigram, d.shuffled)), f"{d.margins['bigram']:+.3f}"]
+        for d in domains
+    ]
+    return _table(head, rows, model_column=1)
+
+
+def _score_table(rows: Sequence[ScoreRow]) -> str:
+    if not rows:
+        return "<p>No suite was evaluated.</p>"
+    head = ["task", "metric", "n", "model", "untrained", "chance", "gain", "in standard errors"]
+    cells = [
+        [
+            escape(task_label(row)),
+            escape(row.metric),
+            f"{row.n:,}",
+            f"{_number(row.value)} ± {_number(row.stderr)}",
+            "" if row.untrained is None else f"{_number(row.untrained)} ± {_number(row.untrained_stderr or 0.0)}",
+            *_cells((row.chance,)),
+            "" if row.gain is None else f"{_number(row.gain, sign='+')}",
+            "" if row.gain_in_stderrs is None else f"{row.gain_in_stderrs:+.1f}",
+        ]
+        for row in rows
+    ]
+    return _table(head, cells, model_column=3)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], model_column: int = -1) -> str:
+    titles = "".join(f"<th>{cell}</th>" for cell in head)
+    lines = (
+        "".join(f'<td class="model">{cell}</td>' if i == model_column else f"<td>{cell}</td>" for i, cell in enumerate(row))
+        for row in rows
+    )
+    return f"<table><tr>{titles}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _cells(values: Iterable[float | None]) -> list[str]:
+    return ["" if value is None else _number(value) for value in values]
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Three decimals; powers of ten where that would be a row of digits (the perplexity of an untrained model)."""
+    return f"{value:{sign}.3f}" if abs(value) < 1e4 else f"{value:{sign}.2e}"
+
+
+def _svg(path: Path) -> str:
+    """The drawing without the XML prologue, which HTML does not allow."""
+    text = path.read_text(encoding="utf-8")
+    return text[text.index("<svg") :]

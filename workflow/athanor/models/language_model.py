@@ -1,0 +1,162 @@
+"""The language model: Megatron-Core's GPTModel with MoE layers, made from the recipe; TE layers on a GPU, local on a CPU.
+
+RMSNorm, SwiGLU, rotary positions, grouped-query attention with normalised queries and keys, and dropless top-k
+routing. Checkpoint keys are the same for both kinds of layers.
+"""
+
+# ruff: noqa: E402 (the CPU shim must be in place before megatron.core is imported)
+import importlib.util
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from athanor.artifacts.run import StageError
+from athanor.models import megatron_cpu
+
+ON_CPU = megatron_cpu.install()
+
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import Float16Module
+
+from athanor.models.attention_cpu import use_torch_attention
+from athanor.recipe.schema import Model, Parallel, Precision
+
+FP8_RECIPES = {
+    Precision.FP8_DELAYED: "delayed",
+    Precision.FP8_TENSORWISE: "tensorwise",
+    Precision.FP8_BLOCKWISE: "blockwise",
+}
+
+
+class PrecisionError(StageError):
+    """A precision this machine cannot compute in."""
+
+
+def build_language_model(
+    model: Model, parallel: Parallel, precision: Precision = Precision.FP32
+) -> GPTModel | Float16Module:
+    """This rank's part (its pipeline stage) of the model, freshly initialised, without data parallelism.
+
+    Process groups for `parallel` must exist (`athanor.training.layout`). Called with tokens [batch, seq], positions
+    [batch, seq], no mask and (optionally) labels, its last stage returns logits [batch, seq, vocab] or losses
+    [batch, seq]. Raises PrecisionError.
+    """
+    config = transformer_config(model, parallel, precision)
+    language_model = GPTModel(
+        config,
+        layer_spec(config),
+        vocab_size=model.vocab_size,
+        max_sequence_length=model.max_sequence_length,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=model.tie_embeddings,
+        position_embedding_type="rope",
+        rotary_base=model.rope_base,
+    )
+    if not ON_CPU:
+        language_model.cuda()
+    return Float16Module(config, language_model) if config.bf16 else language_model
+
+
+def transformer_config(model: Model, parallel: Parallel, precision: Precision) -> TransformerConfig:
+    """The recipe in Megatron's words. Raises PrecisionError where FP8 has no Transformer Engine."""
+    sequence_parallel = parallel.tensor > 1  # Megatron demands it of MoE layers
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.expert_ffn_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=model.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        qk_layernorm=model.qk_norm,
+        init_method_std=model.init_std,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
+        sequence_parallel=sequence_parallel,
+        gradient_accumulation_fusion=False,
+        bias_dropout_fusion=False,
+        persist_layer_norm=False,
+        # Sums of losses over sums of tokens: exact for any number of ranks and micro-batches.
+        calculate_per_token_loss=True,
+        **_experts(model, parallel),
+        **_precision(precision),
+        **_recompute(parallel),
+    )
+
+
+def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
+    # With calculate_per_token_loss the router scales its auxiliary loss by the rank's own tokens (moe/router.py,
+    # attach_and_log_load_balancing_loss), so sequence and context parallelism divide it: undo that. The z-loss takes
+    # the same path: its mean over the rank's own tokens is divided by these ranks, and so is its scale.
+    cut = parallel.context * parallel.tensor
+    return {
+        "num_moe_experts": model.num_experts,
+        "moe_router_topk": model.experts_per_token,
+        # Softmax over the chosen experts; Megatron wants it over all of them where only one is chosen.
+        "moe_router_pre_softmax": model.experts_per_token == 1,
+        "moe_ffn_hidden_size": model.expert_ffn_size,
+        "moe_router_load_balancing_type": "seq_aux_loss",
+        "moe_aux_loss_coeff": model.aux_loss_coefficient * cut,
+        "moe_z_loss_coeff": model.z_loss_coefficient * cut or None,
+        "moe_router_dtype": "fp32",
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": not ON_CPU,
+        "expert_model_parallel_size": parallel.expert,
+        # With tensor > 1 and expert = 1 any other value trains wrongly and silently: Megatron marks experts so that
+        # their gradients are never summed over the tensor ranks that hold copies (tensor_parallel/layers.py:886).
+        "expert_tensor_parallel_size": expert_tensor_ranks(parallel),
+    }
+
+
+def expert_tensor_ranks(parallel: Parallel) -> int:
+    """Ranks that share one expert's matrices."""
+    return parallel.tensor if parallel.expert == 1 else 1
+
+
+def _precision(precision: Precision) -> dict[str, Any]:
+    dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
+    plain = {
+        "use_cpu_initialization": ON_CPU,
+        "bf16": dtype is torch.bfloat16,
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+    }
+    if precision not in FP8_RECIPES:
+        return plain
+    if ON_CPU or importlib.util.find_spec("transformer_engine") is None:
+        # Megatron itself would train on in bf16 without a word (fp8_utils.py: a null context).
+        missing = "a GPU" if ON_CPU else "the package transformer-engine"
+        raise PrecisionError(
+            f"pretrain.precision={precision.value} needs Transformer Engine on a GPU, and {missing} is missing here; "
+            "use fp32 or bf16, or run in the environment `gpu`"
+        )
+    return {**plain, "fp8": "hybrid", "fp8_recipe": FP8_RECIPES[precision], "moe_router_padding_for_quantization": True}
+
+
+def _recompute(parallel: Parallel) -> dict[str, Any]:
+    if not parallel.recompute:
+        return {}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def layer_spec(config: TransformerConfig) -> Any:
+    """The layers of this pipeline stage: Transformer Engine's on a GPU, Megatron's own with torch's attention on a CPU."""
+    spec = get_gpt_decoder_block_spec(config, use_transformer_engine=not ON_CPU, normalization="RMSNorm")
+    if ON_CPU:
+        for layer in spec.layer_specs:
+            # In Transformer Engine's MoE layer this norm keeps its own name: name it so in checkpoints here too.
+            layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
+        use_torch_attention(spec)
+    return spec

@@ -1,0 +1,184 @@
+"""Rules between keys: sizes that must divide, budgets that must fit, sources that must exist and be allowed."""
+
+import glob
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from athanor.recipe.environments import environments
+from athanor.recipe.problems import Problem
+from athanor.recipe.schema import Precision, Recipe, Schedule, SourceKind, Suite
+from athanor.recipe.units import Unit, format_quantity
+
+SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
+
+
+def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
+    """Every rule the recipe breaks; `project` is where relative paths of local sources start."""
+    found = [problem for rule in RULES for problem in rule(recipe)]
+    return [*found, *_missing_files(recipe, project)]
+
+
+def _divides(where: str, number: int, by: str, divisor: int) -> Iterator[Problem]:
+    if divisor and number % divisor:
+        near = [n for n in (number - number % divisor, number - number % divisor + divisor) if n]
+        yield Problem(where, number, f"not divisible by {by}={divisor}; use {' or '.join(map(str, near))}")
+
+
+def _model(r: Recipe) -> Iterator[Problem]:
+    m = r.model
+    yield from _divides(
+        "model.num_attention_heads", m.num_attention_heads, "model.num_query_groups", m.num_query_groups
+    )
+    if m.head_dim % 2:
+        yield Problem("model.head_dim", m.head_dim, f"rotary positions need an even width; use {m.head_dim + 1}")
+    if m.experts_per_token > m.num_experts:
+        yield Problem("model.experts_per_token", m.experts_per_token, f"at most model.num_experts={m.num_experts}")
+    if m.vocab_size < r.tokenizer.vocab_size:
+        advice = f"smaller than tokenizer.vocab_size={r.tokenizer.vocab_size}; use at least that"
+        yield Problem("model.vocab_size", m.vocab_size, advice)
+    if r.pretrain.sequence_length > m.max_sequence_length:
+        advice = f"longer than model.max_sequence_length={m.max_sequence_length}"
+        yield Problem("pretrain.sequence_length", r.pretrain.sequence_length, advice)
+    if len(r.tokenizer.special_tokens) < 2 or len(set(r.tokenizer.special_tokens)) < len(r.tokenizer.special_tokens):
+        advice = "at least two different tokens: the first ends a document, the second pads"
+        yield Problem("tokenizer.special_tokens", r.tokenizer.special_tokens, advice)
+
+
+def _layout(r: Recipe) -> Iterator[Problem]:
+    m, p, where = r.model, r.pretrain.parallel, "pretrain.parallel"
+    model_ranks = p.tensor * p.pipeline * p.context
+    yield from _divides(f"{where}.ranks", p.ranks, "tensor×pipeline×context", model_ranks)
+    yield from _divides("model.num_attention_heads", m.num_attention_heads, f"{where}.tensor", p.tensor)
+    yield from _divides("model.num_query_groups", m.num_query_groups, f"{where}.tensor", p.tensor)
+    yield from _divides("model.vocab_size", m.vocab_size, f"{where}.tensor", p.tensor)
+    yield from _divides("model.num_layers", m.num_layers, f"{where}.pipeline", p.pipeline)
+    yield from _divides("model.num_experts", m.num_experts, f"{where}.expert", p.expert)
+    yield from _divides(
+        "pretrain.sequence_length", r.pretrain.sequence_length, "2×context×tensor", _cut(p.context, p.tensor)
+    )
+    if p.ranks % model_ranks == 0 and (p.ranks // p.pipeline) % p.expert:
+        each = p.ranks // p.pipeline
+        legal = [n for n in range(1, each + 1) if each % n == 0 and m.num_experts % n == 0]
+        advice = f"does not divide the {each} ranks of a pipeline stage; use {' or '.join(map(str, legal[-3:]))}"
+        yield Problem(f"{where}.expert", p.expert, advice)
+
+
+def _cut(context: int, tensor: int) -> int:
+    """A sequence is cut in 2×context zigzag chunks, and each among the tensor ranks (sequence parallelism)."""
+    return (2 * context if context > 1 else 1) * tensor
+
+
+def _batches(r: Recipe) -> Iterator[Problem]:
+    p = r.pretrain
+    layout = p.parallel
+    data_ranks = max(1, layout.ranks // (layout.tensor * layout.pipeline * layout.context))
+    unit = p.sequence_length * layout.micro_batch_size * data_ranks
+    what = "sequence_length×micro_batch_size×data-parallel ranks"
+    yield from _divides("pretrain.batch_tokens", p.batch_tokens, what, unit)
+    for i, switch in enumerate(p.batch_switches):
+        yield from _divides(f"pretrain.batch_switches[{i}].batch_tokens", switch.batch_tokens, what, unit)
+
+
+def _milestones(r: Recipe) -> Iterator[Problem]:
+    p = r.pretrain
+    switches = [switch.at_tokens for switch in p.batch_switches]
+    if sorted(set(switches)) != switches:
+        yield Problem("pretrain.batch_switches", switches, "must be in rising order, each once")
+    if sorted(set(p.milestone_tokens)) != p.milestone_tokens:
+        yield Problem("pretrain.milestone_tokens", p.milestone_tokens, "must be rising, each once")
+    for i, tokens in enumerate(p.milestone_tokens):
+        if tokens >= p.token_budget:
+            budget = format_quantity(p.token_budget, Unit.TOKENS)
+            advice = (
+                f"does not fit pretrain.token_budget={budget}, where the last milestone ends by itself; leave it out"
+            )
+            yield Problem(f"pretrain.milestone_tokens[{i}]", format_quantity(tokens, Unit.TOKENS), advice)
+    yield from _fits_budget("pretrain.warmup_tokens", p.warmup_tokens, p.token_budget)
+    if p.schedule is Schedule.WSD:
+        yield from _fits_budget("pretrain.decay_tokens", p.decay_tokens, p.token_budget - p.warmup_tokens)
+    if p.min_lr > p.lr:
+        yield Problem("pretrain.min_lr", p.min_lr, f"above the peak pretrain.lr={p.lr}")
+
+
+def _fits_budget(where: str, tokens: int, room: int) -> Iterator[Problem]:
+    if tokens > room:
+        yield Problem(
+            where, format_quantity(tokens, Unit.TOKENS), f"more than the {max(room, 0)} tokens there are for it"
+        )
+
+
+def _sources(r: Recipe) -> Iterator[Problem]:
+    if not r.data.sources:
+        yield Problem("data.sources", None, "is empty: declare at least one corpus")
+    for name, source in r.data.sources.items():
+        where = f"data.sources.{name}"
+        if not name.replace("_", "").isalnum():
+            yield Problem(where, None, "a source's name is letters, digits and _ (it becomes a file name)")
+        if source.licence not in r.data.licences_allowed:
+            advice = (
+                f"not among data.licences_allowed={r.data.licences_allowed}; add it there if this campaign may use it"
+            )
+            yield Problem(f"{where}.licence", source.licence, advice)
+        if source.kind is not SourceKind.LOCAL:
+            if not source.package:
+                yield Problem(f"{where}.package", source.package, f"kind {source.kind} needs a package name")
+            elif not source.version or (source.kind in (SourceKind.PIP, SourceKind.APT) and not source.sha256):
+                advice = f"floats (no version or sha256); lock it: athanor recipe lock {r.name}"
+                yield Problem(where, f"{source.package} {source.version}".strip(), advice)
+        if source.sha256 and not (len(source.sha256) == 64 and set(source.sha256) <= set("0123456789abcdef")):
+            yield Problem(f"{where}.sha256", source.sha256, "expected 64 hexadecimal digits")
+
+
+def _mixture(r: Recipe) -> Iterator[Problem]:
+    mixture = r.pretrain.mixture
+    total = sum(weight for weight in mixture.values() if weight > 0)
+    if not mixture:
+        names = ", ".join(r.data.sources) or "the sources"
+        yield Problem("pretrain.mixture", None, f"is empty: give weights to {names}")
+    for name, weight in mixture.items():
+        where = f"pretrain.mixture.{name}"
+        if name not in r.data.sources:
+            yield Problem(where, weight, f"no such source; data.sources has {', '.join(r.data.sources)}")
+        elif weight <= 0:
+            yield Problem(where, weight, "must be above 0; leave the source out to skip it")
+        elif weight / total < SMALLEST_WEIGHT:
+            yield Problem(where, weight, f"less than 1/2048 of the mixture; use at least {total * SMALLEST_WEIGHT:.3g}")
+
+
+def _precision(r: Recipe) -> Iterator[Problem]:
+    fp8 = r.pretrain.precision.value.startswith("fp8")
+    if fp8 and r.environment == "cpu":
+        yield Problem("pretrain.precision", r.pretrain.precision.value, "needs Transformer Engine: set environment=gpu")
+    if r.export.dtype not in (Precision.FP32, Precision.BF16):
+        yield Problem("export.dtype", r.export.dtype.value, "weights are exported as fp32 or bf16")
+    if fp8:
+        for name in ("hidden_size", "expert_ffn_size", "head_dim"):
+            yield from _divides(f"model.{name}", getattr(r.model, name), "the FP8 tile", 16)
+
+
+def _suites(r: Recipe) -> Iterator[Problem]:
+    domains = {s.domain for s in r.data.sources.values()}
+    if Suite.MOLECULE_CHOICE in r.evaluate.suites and "molecules" not in domains:
+        advice = "molecule_choice needs a source of domain molecules; add one or leave the suite out"
+        yield Problem("evaluate.suites", [s.value for s in r.evaluate.suites], advice)
+    if len(set(r.evaluate.suites)) < len(r.evaluate.suites):
+        yield Problem("evaluate.suites", [s.value for s in r.evaluate.suites], "names a suite twice")
+
+
+def _missing_files(r: Recipe, project: Path) -> Iterator[Problem]:
+    for name, source in r.data.sources.items():
+        if source.kind is SourceKind.LOCAL and not _exists(source.path, project):
+            yield Problem(f"data.sources.{name}.path", source.path, f"no such file; relative paths start at {project}")
+    if r.environment not in (known := environments(project)):
+        advice = f"no such environment in {project / 'envs'}; there is {' or '.join(known) or 'none: make lock'}"
+        yield Problem("environment", r.environment, advice)
+
+
+def _exists(path: str, project: Path) -> bool:
+    """Whether a file, folder or glob of a local source leads anywhere. An empty path would mean the whole project."""
+    return bool(path) and bool(glob.glob(str(project / path), recursive=True))
+
+
+RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
+    _model, _layout, _batches, _milestones, _sources, _mixture, _precision, _suites,
+)  # fmt: skip

@@ -1,0 +1,203 @@
+"""The lifecycle as a graph of artifacts: which stages a recipe needs, what each depends on, and who it is.
+
+Everything here is known from the recipe alone, so Snakemake has every path while it parses. The rules in `rules/` take
+their inputs from this graph; nothing else says what depends on what.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from athanor.recipe.environments import pins
+from athanor.recipe.fingerprint import fingerprint, flatten, plain
+from athanor.recipe.schema import Pretrain, Recipe, Schedule, Source, TokenOrder
+from athanor.recipe.units import Unit, format_quantity
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of artifact: raise `version` when its code would now give another result."""
+
+    name: str
+    version: int
+    packages: tuple[str, ...]  # those whose version decides the result
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("fetch", 1, ()),
+        Stage("tokenizer", 1, ("tokenizers",)),
+        Stage("tokenize", 1, ("tokenizers",)),
+        Stage("initialize", 1, ("torch", "megatron-core")),
+        Stage("pretrain", 1, ("torch", "megatron-core", "transformer-engine")),
+        Stage("baselines", 1, ("numpy",)),
+        Stage("export", 1, ("torch", "safetensors", "transformers")),
+        Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
+        Stage("report", 1, ("matplotlib",)),
+    )
+}
+
+HELD_OUT = "held_out"
+UNTRAINED = "untrained"
+SHUFFLED = "shuffled"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One node of the graph. `section` holds the recipe keys (dotted) that decide its result."""
+
+    stage: str
+    instance: str
+    section: Mapping[str, Any]
+    upstreams: Mapping[str, "Artifact"]
+    packages: Mapping[str, str]
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", fingerprint(self.identity()))
+
+    @property
+    def name(self) -> str:
+        """`pretrain/400K`: how people call it."""
+        return f"{self.stage}/{self.instance}"
+
+    @property
+    def path(self) -> str:
+        """`pretrain/0123456789abcdef`: its folder below the store."""
+        return f"{self.stage}/{self.fingerprint}"
+
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint is taken of."""
+        return {
+            "stage": self.stage,
+            "version": STAGES[self.stage].version,
+            "section": {k: plain(v, k) for k, v in self.section.items()},
+            "packages": dict(self.packages),
+            "upstreams": {name: upstream.fingerprint for name, upstream in self.upstreams.items()},
+        }
+
+
+class Lifecycle:
+    """All artifacts of a recipe, in the order they can be made."""
+
+    def __init__(self, recipe: Recipe, project: Path) -> None:
+        self.recipe, self._project = recipe, project
+        self._artifacts: dict[str, Artifact] = {}
+        _lay_out(recipe, self)
+
+    def add(self, stage: str, instance: str, section: Mapping[str, Any], upstreams: Mapping[str, Artifact]) -> Artifact:
+        """Put one more artifact in the graph."""
+        packages = pins(self._project, self.recipe.environment, STAGES[stage].packages)
+        artifact = Artifact(stage, instance, section, upstreams, packages)
+        self._artifacts[artifact.name] = artifact
+        return artifact
+
+    def __iter__(self) -> Iterator[Artifact]:
+        return iter(self._artifacts.values())
+
+    def __getitem__(self, name: str) -> Artifact:
+        return self._artifacts[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._artifacts
+
+    def of(self, stage: str) -> list[Artifact]:
+        """The artifacts of one stage."""
+        return [artifact for artifact in self if artifact.stage == stage]
+
+    def by_path(self, path: str) -> Artifact:
+        """The artifact stored at `STAGE/FINGERPRINT`; KeyError when the recipe has none there."""
+        return next((a for a in self if a.path == path), None) or _raise(KeyError(path))
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _lay_out(r: Recipe, graph: Lifecycle) -> None:
+    """The whole life, top to bottom."""
+    used = {name: r.data.sources[name] for name in r.data.sources if name in r.pretrain.mixture}
+    documents = {name: graph.add("fetch", name, _fetch_section(r, source), {}) for name, source in used.items()}
+    tokenizer = graph.add("tokenizer", "bpe", _tokenizer_section(r), documents)
+
+    tokens: dict[str, Artifact] = {}
+    for name, source in used.items():
+        for part in [*map(str, range(source.shards)), HELD_OUT]:
+            upstreams = {"documents": documents[name], "tokenizer": tokenizer}
+            tokens[f"{name}-{part}"] = graph.add("tokenize", f"{name}-{part}", {"part": part}, upstreams)
+
+    start = graph.add("initialize", "model", {"seed": r.seed, **_model_section(r)}, {})
+    milestones: dict[str, Artifact] = {}
+    last = start
+    for end in [*r.pretrain.milestone_tokens, r.pretrain.token_budget]:
+        section = _pretrain_section(r, end, TokenOrder.NATURAL)
+        label = format_quantity(end, Unit.TOKENS)
+        milestones[label] = last = graph.add("pretrain", label, section, {"start": last, **tokens})
+    curves = dict(milestones)
+    if r.pretrain.shuffled_control:
+        section = _pretrain_section(r, r.pretrain.token_budget, TokenOrder.SHUFFLED)
+        curves[SHUFFLED] = graph.add("pretrain", SHUFFLED, section, {"start": start, **tokens})
+    windows = {f"pretrain.{k}": getattr(r.pretrain, k) for k in ("sequence_length", "validation_tokens")}
+    domains = {f"domains.{name}": source.domain for name, source in used.items()}
+    baselines = graph.add("baselines", "ngram", {**windows, **domains}, tokens)
+
+    scores: dict[str, Artifact] = {}
+    for label, checkpoint in ((UNTRAINED, start), (list(milestones)[-1], last)):
+        upstreams = {"checkpoint": checkpoint, "tokenizer": tokenizer}
+        model = graph.add("export", label, {**_model_section(r), **flatten(r.export, "export")}, upstreams)
+        scores[label] = graph.add("evaluate", label, _evaluate_section(r, domains), {"model": model, **documents})
+    figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}}
+    graph.add("report", "campaign", {"name": r.name}, figures)
+
+
+def _fetch_section(r: Recipe, source: Source) -> dict[str, Any]:
+    section = flatten(source, "source")
+    del section["source.licence"], section["source.domain"]  # they name the text, they do not change it
+    return {**section, **_only(flatten(r.data, "data"), "data.held_out_fraction", "data.split_seed")}
+
+
+def _only(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {k: section[k] for k in keys}
+
+
+def _tokenizer_section(r: Recipe) -> dict[str, Any]:
+    return {**flatten(r.tokenizer, "tokenizer"), **flatten(r.pretrain.mixture, "pretrain.mixture")}
+
+
+def _model_section(r: Recipe) -> dict[str, Any]:
+    return flatten(r.model, "model")
+
+
+def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str, Any]:
+    """What decides the weights at `end_tokens`: nothing that happens later is in it."""
+    p = r.pretrain
+    keys = ("sequence_length", "batch_tokens", "lr", "schedule", "warmup_tokens", "precision", "validation_tokens")
+    section: dict[str, Any] = {
+        "seed": r.seed,
+        "end_tokens": end_tokens,
+        "token_order": order,
+        **_model_section(r),
+        **{f"pretrain.{k}": getattr(p, k) for k in keys},
+        **flatten(p.mixture, "pretrain.mixture"),
+        **flatten(p.optimizer, "pretrain.optimizer"),
+        "pretrain.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
+        **{f"domains.{name}": r.data.sources[name].domain for name in p.mixture},
+    }
+    decay_start = decay_start_tokens(p)
+    if decay_start is not None and decay_start < end_tokens:
+        section["decay_start_tokens"] = decay_start
+        section.update({f"pretrain.{k}": getattr(p, k) for k in ("decay_tokens", "decay_shape", "min_lr")})
+    return section
+
+
+def decay_start_tokens(p: Pretrain) -> int | None:
+    """Tokens trained when WSD begins to decay; None where the learning rate never does."""
+    return p.token_budget - p.decay_tokens if p.schedule is Schedule.WSD and p.decay_tokens else None
+
+
+def _evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:
+    section = flatten(r.evaluate, "evaluate")
+    del section["evaluate.batch_size"]
+    return {**section, **domains, "max_sequence_length": r.model.max_sequence_length}

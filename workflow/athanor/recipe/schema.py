@@ -1,0 +1,269 @@
+"""The typed recipe: every key that decides what is trained, with its unit, its bounds and its meaning.
+
+Nothing here says where it runs (that is `site.py`). `config/README.md` is generated from these fields.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from athanor.recipe.units import Unit
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    unit: Unit | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    required: bool = False,
+) -> Any:
+    """A recipe field: its default, its docstring, and what values are legal.
+
+    `low` and `high` are inclusive bounds, `above` an exclusive one; `required` fields have no usable default.
+    """
+    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "above": above, "required": required}
+    if isinstance(default, list | dict) or hasattr(default, "__dataclass_fields__"):
+        make = (lambda: type(default)()) if not default else (lambda: type(default)(default))
+        if hasattr(default, "__dataclass_fields__"):
+            make = type(default)
+        return field(default_factory=make, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class SourceKind(StrEnum):
+    """Where the bytes of a source come from."""
+
+    PIP = "pip"  # a wheel on a Python package index
+    APT = "apt"  # a Debian package; unpacked, never installed
+    LOCAL = "local"  # a file or folder of this machine
+    HUGGINGFACE = "huggingface"  # a dataset of the Hugging Face hub
+
+
+class DocumentFormat(StrEnum):
+    """How documents are read out of the files of a source."""
+
+    JSON = "json"  # one JSON value: a list of records, or a mapping whose keys become the field `key`
+    JSONL = "jsonl"  # one JSON record a line
+    TSV = "tsv"  # tab-separated with declared columns
+    CODE = "code"  # one document a file
+    TEXT = "text"  # one document a file
+    OBO = "obo"  # one document an ontology term
+    DICTD = "dictd"  # one document a dictionary headword
+    FASTA = "fasta"  # one document a protein or nucleotide record
+    ROWS = "rows"  # rows of a Hugging Face dataset
+
+
+class Schedule(StrEnum):
+    """Learning rate over tokens."""
+
+    WSD = "wsd"  # warm-up, stable, decay
+    CONSTANT = "constant"  # warm-up, then stable
+
+
+class DecayShape(StrEnum):
+    """How WSD falls from the peak to the minimum learning rate."""
+
+    LINEAR = "linear"
+    ONE_MINUS_SQRT = "one_minus_sqrt"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the training step; master weights and moments are float32 in all of them."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP8_DELAYED = "fp8_delayed"
+    FP8_TENSORWISE = "fp8_tensorwise"
+    FP8_BLOCKWISE = "fp8_blockwise"
+
+
+class Suite(StrEnum):
+    """An evaluation suite."""
+
+    HELD_OUT_PERPLEXITY = "held_out_perplexity"  # bits per byte and nats per token, per domain
+    MMLU_DEV = "mmlu_dev"  # 281 questions that ship with lm-eval
+    MOLECULE_CHOICE = "molecule_choice"  # which SMILES has this IUPAC name: held-out compounds
+
+
+class TokenOrder(StrEnum):
+    """Whether the tokens of a training sample keep their order; the shuffled one is the negative control."""
+
+    NATURAL = "natural"
+    SHUFFLED = "shuffled"
+
+
+@dataclass
+class Source:
+    """One corpus: where it comes from, what it may be used for, how its documents are read."""
+
+    kind: SourceKind = key(SourceKind.PIP, "pip | apt | local | huggingface", required=True)
+    package: str = key("", "package or dataset name; unused by kind local")
+    version: str = key("", "exact version (pip), version prefix (apt) or revision (huggingface); empty floats")
+    sha256: str = key("", "sha256 of the downloaded file; empty floats until `athanor recipe lock`")
+    path: str = key("", "file, folder or glob: inside the package, or (kind local) relative to the project folder")
+    licence: str = key("", "SPDX expression of the text", required=True)
+    domain: str = key("", "domain under which loss and scores are reported", required=True)
+    format: DocumentFormat = key(DocumentFormat.TEXT, "how documents are read", required=True)
+    columns: list[str] = key([], "column names (tsv without a header)")
+    template: str = key("{text}", "the document's text, made from its fields: `{iupac}\\n{smiles}`")
+    entity: str = key("", "template of what the document is about (a SMILES string): splits and leak checks go by it")
+    max_bytes: int = key(0, "cap on the text taken, 0 for all", unit=Unit.BYTES, low=0)
+    shards: int = key(
+        1, "parts the training documents are cut into; each is tokenized by its own job", low=1, high=100_000
+    )
+
+
+@dataclass
+class Data:
+    """The corpora and what is held out of them."""
+
+    licences_allowed: list[str] = key([], "SPDX expressions this campaign may train on; others stop `check`")
+    held_out_fraction: float = key(0.01, "share of documents never trained on", above=0, high=0.5)
+    split_seed: int = key(0, "seed of the held-out split", low=0)
+    sources: dict[str, Source] = key({}, "the corpora by name")
+
+
+@dataclass
+class Tokenizer:
+    """Byte-level BPE trained on the training documents."""
+
+    vocab_size: int = key(4096, "entries, special tokens included", low=300, high=1_000_000)
+    sample_bytes: int = key(
+        10_000_000, "training text taken from all sources by mixture weight", unit=Unit.BYTES, above=0
+    )
+    min_frequency: int = key(2, "pairs rarer than this are not merged", low=1)
+    special_tokens: list[str] = key(
+        ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"], "the first ends a document, the second pads"
+    )
+
+
+@dataclass
+class Model:
+    """A decoder of MoE layers: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
+
+    num_layers: int = key(4, "transformer layers", low=1)
+    hidden_size: int = key(128, "width of the residual stream", low=8)
+    num_attention_heads: int = key(4, "query heads", low=1)
+    num_query_groups: int = key(2, "key-value heads; divides the query heads", low=1)
+    head_dim: int = key(32, "width of one head", low=4)
+    num_experts: int = key(8, "experts a layer", low=1)
+    experts_per_token: int = key(2, "experts each token is routed to", low=1)
+    expert_ffn_size: int = key(256, "inner width of one expert", low=8)
+    vocab_size: int = key(4096, "embedding rows; at least the tokenizer's", low=300)
+    max_sequence_length: int = key(512, "longest sequence the positions are made for", unit=Unit.TOKENS, low=8)
+    rope_base: float = key(10_000.0, "base of the rotary frequencies", above=1)
+    norm_epsilon: float = key(1e-6, "epsilon of RMSNorm", above=0, high=1e-2)
+    qk_norm: bool = key(True, "RMSNorm on queries and keys")
+    tie_embeddings: bool = key(False, "output layer shares the embedding")
+    init_std: float = key(0.02, "standard deviation of the initial weights", above=0, high=1)
+    aux_loss_coefficient: float = key(1e-2, "load-balancing loss of the router", low=0, high=1)
+    z_loss_coefficient: float = key(0.0, "z-loss of the router", low=0, high=1)
+
+
+@dataclass
+class Parallel:
+    """How one training step is spread over ranks. Never part of an artifact's identity."""
+
+    ranks: int = key(1, "processes, one a GPU (or one a core on a CPU)", low=1)
+    tensor: int = key(1, "tensor-parallel ranks", low=1)
+    pipeline: int = key(1, "pipeline stages", low=1)
+    context: int = key(1, "context-parallel ranks", low=1)
+    expert: int = key(1, "expert-parallel ranks", low=1)
+    micro_batch_size: int = key(1, "sequences a rank computes at once", low=1)
+    recompute: bool = key(False, "recompute activations in the backward pass to save memory")
+
+
+@dataclass
+class BatchSwitch:
+    """From `at_tokens` on, a step holds `batch_tokens`."""
+
+    at_tokens: int = key(0, "tokens trained when the switch happens", unit=Unit.TOKENS, above=0, required=True)
+    batch_tokens: int = key(0, "tokens a step from then on", unit=Unit.TOKENS, above=0, required=True)
+
+
+@dataclass
+class Optimizer:
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    beta1: float = key(0.9, "decay of the first moment", low=0, high=0.9999)
+    beta2: float = key(0.95, "decay of the second moment", low=0, high=0.999999)
+    epsilon: float = key(1e-8, "added to the root of the second moment", above=0, high=1e-2)
+    weight_decay: float = key(0.1, "decoupled weight decay", low=0, high=10)
+    clip_grad: float = key(1.0, "largest gradient norm", above=0)
+
+
+@dataclass
+class Checkpoint:
+    """What a killed run can continue from. Never part of an artifact's identity."""
+
+    every_tokens: int = key(100_000, "tokens between two checkpoints", unit=Unit.TOKENS, above=0)
+    keep: int = key(2, "newest checkpoints kept while a milestone is trained; milestones stay for ever", low=1)
+
+
+@dataclass
+class Pretrain:
+    """Continued pretraining, cut into milestones."""
+
+    token_budget: int = key(
+        1_000_000,
+        "tokens trained in all; the last milestone ends with the step that reaches them",
+        unit=Unit.TOKENS,
+        above=0,
+    )
+    milestone_tokens: list[int] = key([], "earlier milestones, in tokens trained", unit=Unit.TOKENS, above=0)
+    sequence_length: int = key(128, "tokens a sequence", unit=Unit.TOKENS, low=8)
+    batch_tokens: int = key(2048, "tokens a step", unit=Unit.TOKENS, above=0)
+    batch_switches: list[BatchSwitch] = key([], "later batch sizes")
+    lr: float = key(3e-3, "peak learning rate", above=0, high=1)
+    min_lr: float = key(3e-4, "learning rate at the end of the decay", low=0, high=1)
+    schedule: Schedule = key(Schedule.WSD, "wsd | constant")
+    warmup_tokens: int = key(20_000, "tokens over which the learning rate rises from zero", unit=Unit.TOKENS, low=0)
+    decay_tokens: int = key(0, "last tokens of the budget, over which WSD decays", unit=Unit.TOKENS, low=0)
+    decay_shape: DecayShape = key(DecayShape.LINEAR, "linear | one_minus_sqrt")
+    precision: Precision = key(Precision.FP32, "fp32 | bf16 | fp8_delayed | fp8_tensorwise | fp8_blockwise")
+    mixture: dict[str, float] = key({}, "weight of each source among the samples; scaled to sum to one")
+    validate_every_tokens: int = key(
+        200_000, "tokens between two validations (logging, not identity)", unit=Unit.TOKENS, above=0
+    )
+    validation_tokens: int = key(20_000, "held-out tokens a domain is validated on, at most", unit=Unit.TOKENS, above=0)
+    log_every_steps: int = key(10, "steps between two logged points (logging, not identity)", low=1)
+    shuffled_control: bool = key(False, "also train the same model on samples whose tokens are shuffled")
+    optimizer: Optimizer = key(Optimizer(), "the optimizer")
+    parallel: Parallel = key(Parallel(), "layout over ranks")
+    checkpoint: Checkpoint = key(Checkpoint(), "what a killed run continues from")
+
+
+@dataclass
+class Export:
+    """Conversion to a Hugging Face folder."""
+
+    dtype: Precision = key(Precision.FP32, "fp32 | bf16: type of the exported weights")
+    max_shard_bytes: int = key(5_000_000_000, "size of one safetensors file", unit=Unit.BYTES, low=1_000_000)
+
+
+@dataclass
+class Evaluate:
+    """Suites run on the exported folder with lm-eval."""
+
+    suites: list[Suite] = key(list(Suite), "held_out_perplexity | mmlu_dev | molecule_choice")
+    limit: int = key(0, "questions or documents a suite, 0 for all", low=0)
+    batch_size: int = key(16, "sequences at once (rounding only, not identity)", low=1)
+    seed: int = key(0, "seed of distractors and few-shot examples", low=0)
+
+
+@dataclass
+class Recipe:
+    """Everything that decides the result of a campaign."""
+
+    name: str = key("", "name of the recipe; the campaign is called by it")
+    seed: int = key(0, "seed of initialisation and sample order", low=0)
+    environment: str = key("cpu", "lock file in envs/ whose pins are part of every stage's identity")
+    data: Data = key(Data(), "corpora")
+    tokenizer: Tokenizer = key(Tokenizer(), "tokenizer")
+    model: Model = key(Model(), "model")
+    pretrain: Pretrain = key(Pretrain(), "continued pretraining")
+    export: Export = key(Export(), "Hugging Face export")
+    evaluate: Evaluate = key(Evaluate(), "evaluation")

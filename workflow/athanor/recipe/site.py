@@ -1,0 +1,42 @@
+"""The site file: where a campaign runs. Nothing in it is part of an artifact's identity."""
+
+from dataclasses import dataclass
+
+from athanor.recipe.schema import key
+from athanor.recipe.units import Unit
+
+
+@dataclass
+class StageResources:
+    """What one job of a stage asks the cluster for; `default` holds what the others leave at zero or empty."""
+
+    cpus_per_task: int = key(0, "cores a rank; 0 takes `default`'s", low=0)
+    memory: int = key(0, "memory a node; 0 takes `default`'s", unit=Unit.BYTES, low=0)
+    runtime: int = key(
+        0, "walltime of one job; long stages are requeued; 0 takes `default`'s", unit=Unit.MINUTES, low=0
+    )
+    gpus_per_node: int = key(0, "GPUs a node", low=0, high=64)
+    partition: str = key("", "Slurm partition")
+    account: str = key("", "Slurm account")
+    qos: str = key("", "Slurm quality of service")
+    constraint: str = key("", "Slurm node features")
+    extra: str = key("", "more sbatch options: `--switches=1 --mail-type=FAIL`")
+    launch_prefix: str = key(
+        "", "put before the command on every rank: `apptainer exec --nv image.sif`; empty takes `default`'s"
+    )
+    python: str = key("", "interpreter of the stage's environment; empty takes `default`'s, then the driver's own")
+
+
+@dataclass
+class Site:
+    """One cluster or machine."""
+
+    name: str = key("", "name of the site file")
+    store: str = key("store", "folder of all artifacts (project space, never HOME); relative to the project folder")
+    tracking_uri: str = key("", "MLflow tracking URI; empty is a sqlite database in the store")
+    download_cache: str = key("", "folder of downloaded packages; empty is STORE/downloads")
+    ranks_per_node: int = key(8, "training ranks a node", low=1, high=256)
+    heartbeat_seconds: int = key(10, "seconds between two progress marks of a stage", unit=Unit.SECONDS, low=1)
+    setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
+    environment: dict[str, str] = key({}, "environment variables of every job")
+    resources: dict[str, StageResources] = key({}, "by stage (fetch, tokenize, pretrain …) and `default`")

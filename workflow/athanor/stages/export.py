@@ -1,0 +1,34 @@
+"""Turn a checkpoint into a Hugging Face folder, and prove that it loads."""
+
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.models.huggingface import ExportError, export
+from athanor.models.torch_dist import CheckpointError
+
+MODEL_FOLDER = "model"
+
+
+def run(stage: StageRun) -> Outcome:
+    """`model/`: weights, config and tokenizer, as `transformers`, vLLM and lm-eval read them."""
+    checkpoint = stage.input_named("checkpoint")
+
+    def progress(done: int, total: int) -> None:
+        stage.progress(done, total, "weight files")
+        if stage.stop_requested and done < total:
+            raise Stopped(f"export of {stage.instance} after {done} of {total} weight files")
+
+    try:
+        exported = export(
+            checkpoint.folder / "checkpoint",
+            stage.input_named("tokenizer").folder,
+            stage.folder / MODEL_FOLDER,
+            stage.recipe.model,
+            stage.recipe.export,
+            progress,
+        )
+    except (CheckpointError, ExportError) as error:
+        raise StageError(str(error)) from error
+    trained = {name: checkpoint.counters[name] for name in ("step", "tokens") if name in checkpoint.counters}
+    return Outcome(
+        files=tuple(f"{MODEL_FOLDER}/{name}" for name in exported.files),
+        counters={**trained, "parameters": exported.parameters, "weight_bytes": exported.weight_bytes},
+    )

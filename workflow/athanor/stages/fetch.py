@@ -1,0 +1,48 @@
+"""Fetch one source and write its training shards and held-out documents."""
+
+import shutil
+from pathlib import Path
+
+from athanor.artifacts.run import Outcome, StageRun, Stopped
+from athanor.data.corpus import write_corpus
+from athanor.data.sources import open_source
+from athanor.data.sources.cache import DownloadCache
+from athanor.recipe.loading import project_folder
+
+REPORT_EVERY_RECORDS = 1024
+
+
+def run(stage: StageRun) -> Outcome:
+    """The documents of source `stage.instance`."""
+    source = stage.recipe.data.sources[stage.instance]
+    scratch = stage.folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed attempt
+    scratch.mkdir()
+
+    def progress(records: int) -> None:
+        if records % REPORT_EVERY_RECORDS == 0:
+            stage.progress(records, records + 1, "records")  # how many there are is known at the end
+            if stage.stop_requested:
+                raise Stopped(f"fetch of {stage.instance} after {records} records")
+
+    opened = open_source(source, DownloadCache(download_folder(stage)), scratch, project_folder())
+    corpus = write_corpus(opened.records, source, stage.recipe.data, stage.folder, scratch, progress)
+    shutil.rmtree(scratch)
+    identity = {"version": opened.version, "sha256": opened.sha256}
+    stage.spool.dataset(
+        name=stage.instance,
+        digest=stage.fingerprint,
+        source=f"{source.kind}:{source.package or source.path}",
+        context="fetch",
+        profile={**corpus.counters(), "licence": source.licence, "domain": source.domain, **identity},
+    )
+    return Outcome(files=tuple(corpus.files), counters={**corpus.counters(), **identity})
+
+
+def download_folder(stage: StageRun) -> Path:
+    """The site's download cache; without a site, a folder beside the artifact's files."""
+    if stage.site is None:
+        return stage.folder / "downloads"
+    if stage.site.download_cache:
+        return project_folder() / stage.site.download_cache
+    return project_folder() / stage.site.store / "downloads"

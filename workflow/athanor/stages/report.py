@@ -1,0 +1,48 @@
+"""Join everything a campaign measured into figures, a page and one machine-readable file."""
+
+import json
+
+from athanor.artifacts.run import Input, Outcome, StageError, StageRun
+from athanor.evaluation.figures import write_figures
+from athanor.evaluation.ngram import BASELINES_FILE
+from athanor.evaluation.results import RESULTS_FILE, ResultsError, Training, join, read_training, write_results
+from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
+from athanor.evaluation.summary import SUMMARY_FILE, write_summary
+from athanor.recipe.lifecycle import SHUFFLED, UNTRAINED
+
+
+def run(stage: StageRun) -> Outcome:
+    """Figures, `summary.html` and `results.json`."""
+    trained = {artifact.instance: _training(artifact) for artifact in _of(stage, "pretrain")}
+    shuffled = trained.pop(SHUFFLED, None)
+    scores = {artifact.instance: read_scores(artifact.folder / SCORES_FILE) for artifact in _of(stage, "evaluate")}
+    before = scores.pop(UNTRAINED, [])
+    baselines = {}
+    for artifact in _of(stage, "baselines"):
+        baselines.update(json.loads((artifact.folder / BASELINES_FILE).read_text()))
+    rows = [row for label in sorted(scores) for row in compare_scores(scores[label], before)]
+    try:
+        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows)
+    except ResultsError as error:
+        raise StageError(str(error)) from error
+
+    figures = write_figures(stage.folder, results)
+    names = {f"{a.manifest.result.stage}/{a.instance}": a.fingerprint for a in stage.inputs.values()}
+    write_results(stage.folder / RESULTS_FILE, results)
+    write_summary(stage.folder / SUMMARY_FILE, results, names, [stage.folder / name for name in figures])
+    for name in (*figures, SUMMARY_FILE, RESULTS_FILE):
+        stage.spool.artifact(stage.folder / name, name)
+    margins = {f"{d.domain}/below_{name}": margin for d in results.domains for name, margin in d.margins.items()}
+    return Outcome(
+        files=(*figures, SUMMARY_FILE, RESULTS_FILE),
+        counters={"domains": len(results.domains), "scores": len(rows), "tokens": results.final.tokens},
+        metrics=margins,
+    )
+
+
+def _of(stage: StageRun, name: str) -> list[Input]:
+    return [artifact for artifact in stage.inputs.values() if artifact.manifest.result.stage == name]
+
+
+def _training(artifact: Input) -> Training:
+    return read_training(artifact.folder, artifact.instance, int(artifact.counters["tokens"]))

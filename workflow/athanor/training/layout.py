@@ -1,0 +1,103 @@
+"""Which ranks compute what: process groups for the recipe's parallel layout, on gloo (CPU) or NCCL (GPU)."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from athanor.artifacts.run import StageError
+from athanor.models.language_model import ON_CPU, expert_tensor_ranks
+from athanor.recipe.schema import Parallel
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """This rank's place. Ranks that differ only in tensor, pipeline or context rank read the same samples."""
+
+    parallel: Parallel
+    rank: int
+    world_size: int
+    data_rank: int
+    data_ranks: int
+    context_rank: int
+    device: torch.device
+
+    def recorded(self) -> dict[str, Any]:
+        """What a checkpoint says about the layout that wrote it."""
+        sizes = asdict(self.parallel)
+        return {"ranks": self.world_size, **{k: sizes[k] for k in ("tensor", "pipeline", "context", "expert")}}
+
+
+@contextmanager
+def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
+    """Connect this rank with the others, seed all random generators, and take the groups down again.
+
+    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say who the others are; without them this process is alone. Raises
+    StageError where the job has another number of ranks than the recipe.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != parallel.ranks:
+        raise StageError(
+            f"the job has {world_size} ranks, the recipe pretrain.parallel.ranks={parallel.ranks}; "
+            "start as many processes as the recipe says, or change it"
+        )
+    device = _claim_device()
+    _connect(rank, world_size)
+    try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor,
+            pipeline_model_parallel_size=parallel.pipeline,
+            context_parallel_size=parallel.context,
+            expert_model_parallel_size=parallel.expert,
+            expert_tensor_parallel_size=expert_tensor_ranks(parallel),
+            create_gloo_process_groups=False,
+        )
+        _seed(seed)
+        yield Layout(
+            parallel,
+            rank,
+            world_size,
+            parallel_state.get_data_parallel_rank(),
+            parallel_state.get_data_parallel_world_size(),
+            parallel_state.get_context_parallel_rank(),
+            device,
+        )
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _claim_device() -> torch.device:
+    if ON_CPU:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _connect(rank: int, world_size: int) -> None:
+    backend = "gloo" if ON_CPU else "nccl"
+    if world_size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    if ON_CPU and os.environ.get("MASTER_ADDR") in LOOPBACK:
+        # Else gloo looks up this machine's name, which on laptops and in containers may resolve to nothing.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(backend, rank=rank, world_size=world_size)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)

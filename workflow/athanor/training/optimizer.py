@@ -1,0 +1,65 @@
+"""The model under data parallelism with Megatron's distributed AdamW, whose rates the schedule sets at every step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.utils import get_model_config
+
+from athanor.recipe import schema
+from athanor.training.layout import Layout
+
+
+@dataclass
+class Learner:
+    """Everything that learns: the model (data parallel), its optimizer, and where it is computed."""
+
+    model: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    weight_decay: float
+    layout: Layout
+
+    @property
+    def config(self) -> Any:
+        """Megatron's TransformerConfig."""
+        return get_model_config(self.model)
+
+    def set_rates(self, lr: float) -> None:
+        """Learning rate and weight decay of the next update; norms do not decay (`wd_mult`)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_mult", 1.0)
+            group["weight_decay"] = self.weight_decay * group.get("wd_mult", 1.0)
+
+
+def build_learner(model: Any, settings: schema.Optimizer, layout: Layout) -> Learner:
+    """Spread `model` over the data ranks with a fresh optimizer; master weights and moments are float32 and sharded."""
+    config = get_model_config(model)
+    parallel_model = DistributedDataParallel(
+        config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=True,
+            check_for_nan_in_grad=False,  # the loop checks loss and gradient norm on all ranks at once
+        ),
+        model,
+    )
+    config.finalize_model_grads_func = finalize_model_grads
+    optimizer = get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=0.0,
+            weight_decay=settings.weight_decay,
+            adam_beta1=settings.beta1,
+            adam_beta2=settings.beta2,
+            adam_eps=settings.epsilon,
+            clip_grad=settings.clip_grad,
+            bf16=config.bf16,
+            params_dtype=config.params_dtype,
+            use_distributed_optimizer=True,
+        ),
+        [parallel_model],
+    )
+    config.grad_scale_func = optimizer.scale_loss
+    return Learner(parallel_model, optimizer, settings.weight_decay, layout)

@@ -1,0 +1,238 @@
+"""The executor that Snakemake drives: one Snakemake job is one submitit job, claimed, watched and left running."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.real import RealExecutor
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.utils import format_cli_arg
+
+from .backend import Backend, LocalBackend, SlurmBackend
+from .failure import describe
+from .journal import Acceptance, End, JobKind, Outcome, write_exclusively
+from .local import LocalQueue, this_machine
+from .processes import this_process
+from .reattach import Action, Verdict, examine, may_retry_lost
+from .settings import Cluster, OnInterrupt, checked, resolve_cluster
+from .slurm import Slurm
+from .submission import Submitter, Tracked
+
+if TYPE_CHECKING:
+    from snakemake.jobs import AbstractJob
+
+_LOCAL_POLL_SECONDS = 0.15
+_SLURM_POLL_SECONDS = 1.0
+_CLAIM_TRIES = 50  # claims lost in a row to other drivers
+
+
+class Executor(RemoteExecutor):
+    """Runs Snakemake jobs through submitit and survives its own death: see the package's journal."""
+
+    poll_seconds = 0.05  # until __post_init__ knows better: Snakemake starts the watching thread before it
+
+    def __post_init__(self) -> None:
+        self.settings = checked(self.workflow.executor_settings)
+        self.cluster = resolve_cluster(self.settings.cluster)
+        self.kind = JobKind.SLURM if self.cluster is Cluster.SLURM else JobKind.LOCAL
+        self.slurm_backend = SlurmBackend(Slurm(self.settings.queue_poll_seconds))
+        self.backends: dict[JobKind, Backend] = {JobKind.LOCAL: LocalBackend(), JobKind.SLURM: self.slurm_backend}
+        self.queue = LocalQueue(this_machine(self.settings.local_cores, self.settings.local_mem_mb))
+        self.driver, self.since = this_process(), time.time()
+        self.submitter = Submitter(self.workflow, self.settings, self.kind, self.driver, self.format_job_exec)
+        self.running: dict[int, Tracked] = {}
+        self._launching = threading.Lock()
+        poll = _SLURM_POLL_SECONDS if self.cluster is Cluster.SLURM else _LOCAL_POLL_SECONDS
+        self.poll_seconds = self.settings.end_poll_seconds or poll
+        _detach_on_hangup()
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def run_job(self, job: AbstractJob) -> None:
+        """Adopt the job's live attempt, accept its finished one, submit a new one, or queue it for this machine's cores."""
+        tracked = self.submitter.track(job)
+        self._warn_of_excess(tracked)
+        problem = self._advance(tracked)
+        if problem is not None:
+            self.report_job_error(SubmittedJobInfo(job), msg=problem)
+            return
+        record = tracked.attempt.job() if tracked.attempt is not None else None
+        info = SubmittedJobInfo(job, external_jobid=f"{record.kind}:{record.id}" if record else None, aux={"tracked": tracked})
+        self.report_job_submission(info)
+
+    def _advance(self, tracked: Tracked) -> str | None:
+        """Get the job to an attempt of its own or another driver's, if that is possible now; return why it never will be."""
+        with self._launching:
+            for _ in range(_CLAIM_TRIES):
+                verdict = examine(tracked.wanted(self.driver, self.since), self.backends)
+                if verdict.action is Action.WAIT:
+                    return None
+                if verdict.action is Action.CLAIM:
+                    if self.kind is JobKind.LOCAL and not self._may_start(tracked):
+                        return None
+                    if not self.submitter.claim(tracked, verdict.number):
+                        continue
+                    return self._submit(tracked)
+                self._take(tracked, verdict)
+                return None
+        raise WorkflowError(f"rule {tracked.job.name}: lost {_CLAIM_TRIES} claims in a row in {tracked.identity.folder}; "
+                            "are clocks or the file system of that folder at fault?")
+
+    def _submit(self, tracked: Tracked) -> str | None:
+        assert tracked.attempt is not None
+        devices = self.queue.take(tracked.uid, tracked.request) if self.kind is JobKind.LOCAL else ()
+        try:
+            self.submitter.submit(tracked, devices)
+        except Exception as error:
+            self.queue.give_back(tracked.uid)
+            tracked.attempt.finish(End(Outcome.FAILED, f"submission failed: {error}"))
+            return f"submission failed: {error}\n"
+        self.running[id(tracked)] = tracked
+        return None
+
+    def _take(self, tracked: Tracked, verdict: Verdict) -> None:
+        assert verdict.attempt is not None
+        tracked.attempt = verdict.attempt
+        tracked.uid = verdict.attempt.intent().uid
+        self.submitter.link_log(tracked)
+        if verdict.action is Action.ADOPT:
+            record = verdict.attempt.job()
+            if record is not None and record.kind is JobKind.LOCAL:
+                self.queue.take(tracked.uid, tracked.request)
+            self.running[id(tracked)] = tracked
+            self.logger.info(f"Adopted {record} (attempt {verdict.attempt.number}) for rule {tracked.job.name}.")
+
+    def _may_start(self, tracked: Tracked) -> bool:
+        """Say whether the machine has room and no earlier job waits for it."""
+        waiting = self.submitter.waiting
+        if waiting and waiting[0] is not tracked or not self.queue.fits(tracked.request):
+            if tracked not in waiting:
+                waiting.append(tracked)
+            return False
+        if waiting:
+            waiting.pop(0)
+        return True
+
+    def _warn_of_excess(self, tracked: Tracked) -> None:
+        excess = self.queue.excess(tracked.request) if self.kind is JobKind.LOCAL else ""
+        if excess:
+            self.logger.warning(f"Rule {tracked.job.name} asks for more than this machine has ({excess}); "
+                                "it will run alone.")
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Report the jobs that have ended, start those whose turn has come, and yield the ones that go on."""
+        if not active_jobs:
+            return
+        await asyncio.to_thread(self._refresh, active_jobs)
+        for info in active_jobs:
+            over = await asyncio.to_thread(self._check, info)
+            if not over:
+                yield info
+
+    async def sleep(self) -> None:
+        """Wait for the next look at the active jobs."""
+        await asyncio.sleep(self.poll_seconds)
+
+    def _refresh(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        jobs = {}
+        for info in active_jobs:
+            tracked: Tracked = info.aux["tracked"]
+            record = tracked.record()
+            if record is not None and record.kind is JobKind.SLURM and tracked.attempt is not None:
+                jobs[record.id] = tracked.attempt
+        self.slurm_backend.refresh(jobs)
+
+    def _check(self, info: SubmittedJobInfo) -> bool:
+        """Move one job on; return whether it is over and reported."""
+        tracked: Tracked = info.aux["tracked"]
+        if tracked.attempt is None:
+            if tracked in self.submitter.waiting[1:]:
+                return False
+            problem = self._advance(tracked)
+            if problem is not None:
+                self.report_job_error(info, msg=problem)
+            return problem is not None
+        end = self._end_of(tracked)
+        if end is None:
+            return False
+        self._forget(tracked)
+        if end.outcome is Outcome.SUCCESS:
+            write_exclusively(tracked.attempt.folder, Acceptance(self.driver))
+            self.report_job_success(info)
+            return True
+        if end.outcome is Outcome.LOST and may_retry_lost(tracked.folder):
+            self.logger.warning(f"Rule {tracked.job.name}: {describe(tracked.attempt, end)}Submitting it again.")
+            tracked.attempt = None
+            return False
+        self.report_job_error(info, msg=describe(tracked.attempt, end))
+        return True
+
+    def _end_of(self, tracked: Tracked) -> End | None:
+        assert tracked.attempt is not None
+        end = tracked.attempt.end()
+        if end is not None:
+            return end
+        record = tracked.record()
+        if record is None:
+            return None if tracked.controller_runs() else self._close_unregistered(tracked)
+        end = self.backends[record.kind].look(tracked.attempt, record)
+        if end is not None:
+            tracked.attempt.finish(end)
+        return tracked.attempt.end()
+
+    def _close_unregistered(self, tracked: Tracked) -> End | None:
+        """Record the end of a controller that died before it could say anything, such as in a setup line."""
+        assert tracked.attempt is not None
+        log = tracked.attempt.folder / "controller.log"
+        tracked.attempt.finish(End(Outcome.FAILED, f"its controller did not start; see {log}"))
+        return tracked.attempt.end()
+
+    def _forget(self, tracked: Tracked) -> None:
+        self.queue.give_back(tracked.uid)
+        self.running.pop(id(tracked), None)
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Leave the running jobs to the next run, or cancel them when the settings say so."""
+        for tracked in list(self.running.values()):
+            record = tracked.record()
+            if record is None or self._end_of(tracked) is not None:
+                continue
+            if self.settings.on_interrupt == OnInterrupt.CANCEL:
+                self.backends[record.kind].cancel(record)
+                self.logger.info(f"Cancelled {record} of rule {tracked.job.name}.")
+            else:
+                self.logger.info(f"Left {record} of rule {tracked.job.name} running; run snakemake again to adopt it.")
+
+    def get_job_args(self, job: AbstractJob) -> str:
+        """Return the arguments of a nested Snakemake, which must not wait for this driver's temporary folder."""
+        files = [str(file) for file in job.get_wait_for_files()]
+        arguments = RealExecutor.get_job_args(self, job)
+        if len(files) <= 20:
+            return f"{arguments} {format_cli_arg('--wait-for-files', files)}"
+        listing = self.submitter.wait_file(job)
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("\n".join(files) + "\n", encoding="utf-8")
+        return f"{arguments} {format_cli_arg('--wait-for-files-file', str(listing))}"
+
+
+def _detach_on_hangup() -> None:
+    """Have a lost terminal do what Ctrl-C does, unless it is ignored (nohup); only the main thread may say so."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+

@@ -1,0 +1,205 @@
+"""What runs on every rank of a job: the stage's command, its environment, its log, and the soft stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from submitit.core.job_environment import JobEnvironment
+from submitit.core.utils import DelayedSubmission
+
+from .journal import Attempt, End, JobKind, JobRecord, Outcome, RankRecord, StartRecord, replace, write_exclusively
+
+EX_TEMPFAIL = 75  # sysexits.h: a stage that stopped on request and wants to be started again
+LOCAL_RESTART_COUNT = "SUBMITIT_LOCAL_RESTART_COUNT"
+LOCAL_MASTER_PORT = "SUBMITIT_LOCAL_MASTER_PORT"
+_RANK_WAIT_SECONDS = 10.0  # for the other ranks' records before a requeue ends them
+
+
+class StageFailed(RuntimeError):
+    """The command of a rank ended with an error."""
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """One job's command; submitit calls it once per rank, and again after every requeue."""
+
+    command: str
+    """The rule's shell command."""
+    shell: str
+    """Path of the shell that reads it."""
+    workdir: str
+    """Where the command runs."""
+    attempt_folder: str
+    """Absolute folder of the attempt in the journal."""
+    uid: str
+    """The attempt's uid."""
+    earlier_starts: int
+    """How often earlier attempts of this job were started."""
+    cpus_per_task: int
+    """Cores of one rank."""
+    grace_seconds: float
+    """How long a stage that was asked to stop may take."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables beyond those that the job inherits."""
+
+    def __call__(self) -> int:
+        """Run the command on this rank and return 0; raise StageFailed when it fails."""
+        place = JobEnvironment()
+        attempt = Attempt(Path(self.attempt_folder))
+        restart = _restart_count()
+        refusal = _refusal(attempt, place) if place.cluster == "slurm" else None
+        if refusal is not None:
+            print(f"{self.attempt_folder}: not started, {refusal}", flush=True)
+            return 0
+        rank_file = f"rank-{place.global_rank}.json"
+        (attempt.folder / rank_file).unlink(missing_ok=True)
+        if place.global_rank == 0:
+            replace(attempt.folder, StartRecord(restart, list(place.hostnames)), f"start-{restart:03d}.json")
+        code, stop = self._run(attempt, place, restart)
+        record = RankRecord(place.global_rank, restart, code, socket.gethostname(), stop.requested)
+        replace(attempt.folder, record, rank_file)
+        if code == 0:
+            _finish_if_last(attempt, place, restart)
+            return 0
+        if stop.requeue:
+            _requeue(attempt, place, restart)
+        raise StageFailed(f"rank {place.global_rank}: the command ended with exit code {code}; "
+                          f"see {attempt.rank_log(place.global_rank)}")
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Return what a requeued job calls: the same task, the stage finds its own state."""
+        return DelayedSubmission(self)
+
+    def _run(self, attempt: Attempt, place: JobEnvironment, restart: int) -> tuple[int, SoftStop]:
+        with attempt.rank_log(place.global_rank).open("ab") as log:
+            stage = subprocess.Popen(
+                [self.shell, "-c", self.command], cwd=self.workdir, env=self._environment(place, restart),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=_ignore_stop_signal,
+            )
+        stop = SoftStop(stage, self.grace_seconds)
+        stop.listen()
+        code = stage.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return (code if code >= 0 else 128 - code), stop
+
+    def _environment(self, place: JobEnvironment, restart: int) -> dict[str, str]:
+        env = {**os.environ, **self.environment, **rendezvous(place, restart)}
+        env.setdefault("OMP_NUM_THREADS", str(self.cpus_per_task))
+        env["SUBMITIT_ATTEMPT"] = str(self.earlier_starts + restart + 1)
+        env["SUBMITIT_ATTEMPT_FOLDER"] = self.attempt_folder
+        return env
+
+
+class SoftStop:
+    """Passes a request to stop on to the stage, and ends it when it takes too long."""
+
+    def __init__(self, stage: subprocess.Popen[bytes], grace_seconds: float) -> None:
+        self.stage = stage
+        self.grace_seconds = grace_seconds
+        self.requested = False
+        self.requeue = False
+
+    def listen(self) -> None:
+        """Take over the signals from submitit: USR2 asks for a stop and a requeue, TERM for a stop."""
+        signal.signal(JobEnvironment._usr_sig(), self._on_usr)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGALRM, lambda number, frame: self._send(signal.SIGKILL))
+
+    def _on_usr(self, number: int, frame: FrameType | None) -> None:
+        self.requeue = True
+        self._stop()
+
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        # No requeue: this is scancel, or a preemption after which Slurm requeues by itself.
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.requested:
+            return
+        self.requested = True
+        self._send(signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, self.grace_seconds)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.stage.returncode is None:
+            try:
+                os.killpg(self.stage.pid, number)
+            except ProcessLookupError:
+                return  # it has just ended, and wait() is about to say so
+
+
+def rendezvous(place: JobEnvironment, restart: int) -> dict[str, str]:
+    """Return the variables that torch.distributed's `env://` reads, for the calling rank."""
+    port = os.environ.get(LOCAL_MASTER_PORT) or str(20000 + zlib.crc32(f"{place.job_id}.{restart}".encode()) % 20000)
+    per_node = place.num_tasks // place.num_nodes
+    return {
+        "RANK": str(place.global_rank),
+        "WORLD_SIZE": str(place.num_tasks),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(per_node),
+        "NODE_RANK": str(place.node),
+        "NNODES": str(place.num_nodes),
+        "MASTER_ADDR": "127.0.0.1" if place.cluster == "local" else place.hostnames[0],
+        "MASTER_PORT": port,
+    }
+
+
+def _ignore_stop_signal() -> None:
+    # Slurm delivers --signal to every process of the step, those in a session of their own too.
+    signal.signal(JobEnvironment._usr_sig(), signal.SIG_IGN)
+
+
+def _restart_count(environment: Mapping[str, str] = os.environ) -> int:
+    return int(environment.get("SLURM_RESTART_COUNT") or environment.get(LOCAL_RESTART_COUNT) or 0)
+
+
+def _refusal(attempt: Attempt, place: JobEnvironment) -> str | None:
+    """Register this job as the attempt's; say why not when the attempt belongs to another job, or to nobody any more."""
+    end = attempt.end()
+    if end is not None:
+        return f"the attempt has ended ({end.outcome}); a newer one may be running"
+    job = attempt.job()
+    if job is None:
+        record = JobRecord(JobKind.SLURM, place.job_id)
+        if place.global_rank != 0 or write_exclusively(attempt.folder, record):
+            return None
+        job = attempt.job()
+    if job is None or (job.kind, job.id) == (JobKind.SLURM, place.job_id):
+        return None
+    return f"the attempt belongs to {job}"
+
+
+def _finish_if_last(attempt: Attempt, place: JobEnvironment, restart: int) -> None:
+    """Record the success when every rank of this start has ended well; on the local machine the controller does."""
+    if place.cluster == "local":
+        return
+    codes = {rank: item.exit_code for rank, item in attempt.ranks().items() if item.restart == restart}
+    if len(codes) == place.num_tasks and not any(codes.values()):
+        exit_codes = {str(rank): code for rank, code in sorted(codes.items())}
+        attempt.finish(End(Outcome.SUCCESS, exit_code=0, exit_codes=exit_codes))
+
+
+def _requeue(attempt: Attempt, place: JobEnvironment, restart: int) -> None:
+    """Have the job started again once every rank has stopped; rank 0 asks, the others wait to be ended.
+
+    The stored task stays as it is, so this can be done any number of times.
+    """
+    deadline = time.monotonic() + (_RANK_WAIT_SECONDS if place.global_rank == 0 else 6 * _RANK_WAIT_SECONDS)
+    while place.cluster == "slurm" and time.monotonic() < deadline:
+        ended = sum(item.restart == restart for item in attempt.ranks().values())
+        if place.global_rank == 0 and ended == place.num_tasks:
+            break
+        time.sleep(0.2)
+    place._requeue(0)
+    sys.exit(EX_TEMPFAIL)

@@ -1,0 +1,201 @@
+"""Slurm: submitting through submitit, and what squeue, sacct and scontrol say about jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import submitit
+
+_COMMAND_SECONDS = 60
+_LONGEST_BACKOFF_SECONDS = 600.0
+_UNKNOWN_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
+
+_LIVE_STATES = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING",
+                "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "SPECIAL_EXIT"}
+# States that Slurm may still turn into PENDING, some seconds later, by itself.
+_UNSETTLED_STATES = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED"}
+
+
+class Phase(StrEnum):
+    """Where a job is in its life."""
+
+    LIVE = "live"
+    UNSETTLED = "unsettled"
+    """Ended, but Slurm may requeue it by itself."""
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """Slurm has never heard of it, or has forgotten it."""
+
+
+@dataclass(frozen=True)
+class SlurmState:
+    """What Slurm says about one job."""
+
+    phase: Phase
+    name: str = ""
+    """Slurm's own word, such as NODE_FAIL."""
+    detail: str = ""
+    comment: str = ""
+
+
+class SlurmUnavailable(RuntimeError):
+    """Slurm doesn't answer now."""
+
+
+def phase_of(state: str) -> Phase:
+    """Return the phase for Slurm's word, which may carry a suffix such as `CANCELLED by 0` or `COMPLETING+`."""
+    word = state.split()[0].rstrip("+") if state.split() else ""
+    if word in _LIVE_STATES:
+        return Phase.LIVE
+    if word in _UNSETTLED_STATES:
+        return Phase.UNSETTLED
+    if not word:
+        return Phase.UNKNOWN
+    return {"COMPLETED": Phase.COMPLETED, "CANCELLED": Phase.CANCELLED}.get(word, Phase.FAILED)
+
+
+def parse_squeue(text: str) -> dict[str, SlurmState]:
+    """Parse lines of `id|state|reason|comment`, by job id."""
+    states = {}
+    for line in text.splitlines():
+        job_id, separator, rest = line.partition("|")
+        if separator:
+            state, _, rest = rest.partition("|")
+            reason, _, comment = rest.partition("|")
+            states[job_id.strip()] = SlurmState(phase_of(state), state, "" if reason == "None" else reason, comment.strip())
+    return states
+
+
+def parse_sacct(text: str) -> dict[str, SlurmState]:
+    """Parse lines of `id|state|exit code` from `sacct -X -n -P`, by job id."""
+    states = {}
+    for line in text.splitlines():
+        job_id, state, exit_code = (line.split("|") + ["", ""])[:3]
+        if job_id:
+            states[job_id] = SlurmState(phase_of(state), state, f"exit code {exit_code}" if exit_code else "")
+    return states
+
+
+def parse_scontrol(text: str) -> SlurmState:
+    """Parse one job of `scontrol -o show job`."""
+    values = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    state = values.get("JobState", "")
+    reason = values.get("Reason", "")
+    return SlurmState(phase_of(state), state, "" if reason == "None" else reason, values.get("Comment", ""))
+
+
+class Slurm:
+    """Asks Slurm about jobs, all in one question, and less often while it doesn't answer."""
+
+    def __init__(self, poll_seconds: float) -> None:
+        self.poll_seconds = poll_seconds
+        self._failures = 0
+        self._asked = float("-inf")
+
+    def due(self, interval: float) -> bool:
+        """Say whether `interval` seconds, or more while Slurm doesn't answer, have passed since the last question."""
+        backoff = self.poll_seconds * 2**self._failures if self._failures else 0.0
+        return time.monotonic() - self._asked >= max(interval, min(_LONGEST_BACKOFF_SECONDS, backoff))
+
+    def states(self, job_ids: Iterable[str]) -> dict[str, SlurmState]:
+        """Return the state of every job; raise SlurmUnavailable when Slurm doesn't answer."""
+        wanted = list(job_ids)
+        try:
+            queue = parse_squeue(self._squeue())
+        except SlurmUnavailable:
+            self._failures += 1
+            raise
+        finally:
+            self._asked = time.monotonic()
+        self._failures = 0
+        found = {job_id: queue[job_id] for job_id in wanted if job_id in queue}
+        missing = [job_id for job_id in wanted if job_id not in found]
+        if missing:
+            found.update(self._history(missing))
+        return found
+
+    def find_comment(self, comment: str) -> str | None:
+        """Return the id of the job with this comment, finished ones included as long as Slurm remembers them."""
+        jobs = parse_squeue(self._squeue())
+        return next((job_id for job_id, state in jobs.items() if state.comment == comment), None)
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job; one that has ended stays as it is."""
+        _ask(["scancel", "--quiet", job_id])
+
+    def _squeue(self) -> str:
+        answer = _ask(["squeue", "-h", "--states=all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%k"])
+        if answer.returncode != 0:
+            raise SlurmUnavailable(answer.stderr.strip())
+        return answer.stdout
+
+    def _history(self, job_ids: list[str]) -> dict[str, SlurmState]:
+        """Ask about jobs that squeue doesn't list: sacct where there is accounting, else scontrol."""
+        accounting = _ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)])
+        states = parse_sacct(accounting.stdout) if accounting.returncode == 0 else {}
+        for job_id in job_ids:
+            if job_id not in states:
+                answer = _ask(["scontrol", "-o", "show", "job", job_id])
+                if answer.returncode == 0:
+                    states[job_id] = parse_scontrol(answer.stdout)
+                elif _UNKNOWN_JOB.search(answer.stderr):
+                    states[job_id] = SlurmState(Phase.UNKNOWN)
+        return {job_id: state for job_id, state in states.items() if job_id in job_ids}
+
+
+def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    except FileNotFoundError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+    except subprocess.TimeoutExpired as error:
+        raise SlurmUnavailable(f"{shlex.join(command)} took more than {_COMMAND_SECONDS} s") from error
+
+
+class AttemptSlurmExecutor(submitit.SlurmExecutor):
+    """submitit's Slurm executor, with our rank's entry point and time limits left to the site when the rule has none."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, max_num_timeout=10**6)
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the name by which submitit's environment on the ranks knows this executor."""
+        return "slurm"
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} -u -m {__package__}.rank {shlex.quote(str(self.folder))}"
+
+    def _internal_process_submissions(
+        self, delayed_submissions: list[submitit.core.utils.DelayedSubmission]
+    ) -> list[submitit.core.core.Job[object]]:
+        with _outside_of_jobs():
+            return super()._internal_process_submissions(delayed_submissions)
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of a job that the driver itself runs in: sbatch would take them as options."""
+    hidden = {name: value for name, value in os.environ.items()
+              if "SLURM_JOB_ID" in os.environ and name.startswith("SLURM_") and name != "SLURM_CONF"}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
