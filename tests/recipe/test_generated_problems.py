@@ -87,7 +87,7 @@ def test_wrong_type_is_the_only_problem_reported(project: Project, place: Place)
 WITH_UNIT = [place for place in RECIPE + SITE if place.bound("unit")]
 
 
-@pytest.mark.parametrize("text", ["5 parsecs", "a lot", "-3", "1.5.2", None], ids=str)
+@pytest.mark.parametrize("text", ["5 parsecs", None], ids=["nonsense", "foreign"])
 @by_place(WITH_UNIT)
 def test_unreadable_quantity_shows_right_ones(project: Project, place: Place, text: str | None) -> None:
     value = FOREIGN_UNIT[place.bound("unit")] if text is None else text

@@ -120,7 +120,7 @@ def _stage(arguments: argparse.Namespace) -> int:
         return 2
     inputs = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments.input)}
     order = Order(arguments.name, arguments.recipe, arguments.site, inputs, arguments.manifest)
-    return execute(order, importlib.import_module(f"athanor.stages.{arguments.name}").run)
+    return execute(order, lambda stage: importlib.import_module(f"athanor.stages.{arguments.name}").run(stage))
 
 
 def _summary(arguments: argparse.Namespace) -> int:

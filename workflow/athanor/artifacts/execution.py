@@ -119,7 +119,12 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
     with lease:
         write_atomically(folder / IDENTITY, yaml.safe_dump(artifact.identity(), sort_keys=True))
         _announce(folder, stage, Decision.COMPUTE)
+        print(
+            f"{artifact.name}, attempt {stage.attempt} on {socket.gethostname()}, {stage.world_size} rank(s)",
+            flush=True,
+        )
         _compute(stage, artifact, run, began)
+        print(f"{artifact.name} done in {time.time() - began:.1f} s", flush=True)
     return 0
 
 

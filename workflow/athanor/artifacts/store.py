@@ -5,6 +5,8 @@ from pathlib import Path
 
 from athanor.artifacts.manifest import MANIFEST, Manifest, ManifestError
 from athanor.recipe.lifecycle import STAGES, Artifact
+from athanor.recipe.loading import project_folder
+from athanor.recipe.site import Site
 
 
 class Store:
@@ -36,3 +38,13 @@ class Store:
         """Every artifact folder there is, finished or not."""
         for stage in STAGES:
             yield from sorted(p for p in (self.root / stage).glob("*") if p.is_dir() and not p.is_symlink())
+
+
+def store_root(site: Site) -> Path:
+    """The store as an absolute path; a relative one starts at the project folder."""
+    return (project_folder() / site.store).absolute()
+
+
+def download_folder(site: Site) -> Path:
+    """Where downloaded packages are kept, shared by all campaigns of the site."""
+    return project_folder() / site.download_cache if site.download_cache else store_root(site) / "downloads"

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from athanor.artifacts.store import Store
+from athanor.artifacts.store import Store, store_root
 from athanor.recipe.lifecycle import Artifact, Lifecycle
 from athanor.recipe.loading import load_recipe, load_site, project_folder
 from athanor.recipe.schema import Recipe
-from athanor.recipe.site import Site
-
-DEFAULT_SITE = "laptop"
+from athanor.recipe.site import DEFAULT_SITE, Site
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,3 @@ class Campaign:
     def missing(self) -> list[Artifact]:
         """The artifacts that have no manifest yet, in the order they can be made."""
         return [artifact for artifact in self.lifecycle if not self.store.is_done(artifact)]
-
-
-def store_root(site: Site) -> Path:
-    """The store as an absolute path; a relative one starts at the project folder."""
-    return (project_folder() / site.store).absolute()

@@ -69,11 +69,19 @@ def progress_of(folder: Path) -> Progress | None:
 
 
 def failures_of(folder: Path) -> Iterator[str]:
-    """What the ranks of the newest attempt said when they failed, first failure first."""
+    """Why the newest attempt failed, first failure first: what its ranks said, else how they ended."""
     attempt = latest_attempt(folder)
-    exits = [found for path in attempt.glob("exit-*.json") if (found := _read(path))] if attempt else []
+    if attempt is None:
+        return
+    exits = [found for path in attempt.glob("exit-*.json") if (found := _read(path))]
     for found in sorted(exits, key=lambda e: float(e.get("time", 0))):
         yield str(found["cause"])
+    end = _read(attempt / "end.json")
+    if end is not None and end.get("outcome") != "success":
+        log = attempt / f"rank-{end.get('rank', 0)}.log"
+        lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+        yield f"rank {end.get('rank')} ended with exit code {end.get('exit_code')} ({end.get('cause')}): {last[:200]}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,40 +1,73 @@
 """The end of a campaign on one screen: stages, time, key metrics, where to look."""
 
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 
+from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
+from athanor.recipe.lifecycle import STAGES, Artifact
 
-KEY_METRICS = 3  # a row's width on an 80-column terminal
+TOGETHER = 4  # artifacts of one stage from which on they share a row
+FACTS = 3  # shown a row
+ADDS_UP = ("documents", "held_out_documents", "tokens", "bytes")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    seconds: float
+    says: str
 
 
 def print_summary(campaign: Campaign, out: TextIO | None = None) -> None:
     """Print the table of the campaign's artifacts, done or not, and what to open next."""
-    console = Console(file=out or sys.stdout, highlight=False, soft_wrap=False)
+    stream = out or sys.stdout
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
     table = Table(title=f"campaign {campaign.name}", title_justify="left", box=None, pad_edge=False)
-    for name, justify in (("stage", "left"), ("seconds", "right"), ("what it says", "left")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    seconds, missing = 0.0, 0
-    for artifact in campaign.lifecycle:
-        manifest = campaign.store.manifest(artifact)
-        if manifest is None:
-            missing += 1
-            table.add_row(artifact.name, "", "not done")
-            continue
-        seconds += manifest.provenance.seconds
-        facts = [f"{k} {v:.4g}" for k, v in manifest.provenance.metrics.items()]
-        facts = facts or [
-            f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in manifest.result.counters.items()
-        ]
-        table.add_row(artifact.name, f"{manifest.provenance.seconds:.1f}", "  ".join(facts[:KEY_METRICS]))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("what it says", overflow="fold")
+    rows = [row for stage in STAGES for row in _rows(campaign, campaign.lifecycle.of(stage))]
+    for row in rows:
+        table.add_row(row.name, f"{row.seconds:.1f}" if row.seconds else "", row.says)
     console.print(table)
+    missing = len(campaign.missing())
     state = f"{missing} stages are missing: snakemake makes them" if missing else "every stage is done"
-    console.print(f"\n{state}; {seconds:.0f} s of stage time in all")
-    for what, command in where_to_look(campaign):
-        console.print(f"  {what:22} {command}", soft_wrap=True, markup=False)
+    console.print(f"\n{state}; {sum(row.seconds for row in rows):.0f} s of stage time in all")
+    for what, where in where_to_look(campaign):
+        console.print(f"  {what:22} {where}", soft_wrap=True, markup=False)
+
+
+def _rows(campaign: Campaign, artifacts: Sequence[Artifact]) -> Iterable[Row]:
+    """A row an artifact; many of one stage share a row, with what adds up added up."""
+    manifests = {artifact: campaign.store.manifest(artifact) for artifact in artifacts}
+    done = [manifest for manifest in manifests.values() if manifest is not None]
+    if len(artifacts) < TOGETHER:
+        for artifact, manifest in manifests.items():
+            yield (
+                Row(artifact.name, manifest.provenance.seconds, _facts(manifest))
+                if manifest
+                else Row(artifact.name, 0.0, "not done")
+            )
+        return
+    sums = {key: sum(int(m.result.counters.get(key, 0)) for m in done) for key in ADDS_UP}
+    says = "  ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in sums.items() if value)
+    short = "" if len(done) == len(artifacts) else f"{len(artifacts) - len(done)} not done  "
+    yield Row(f"{artifacts[0].stage} ×{len(artifacts)}", sum(m.provenance.seconds for m in done), short + says)
+
+
+def _facts(manifest: Manifest) -> str:
+    """The first few metrics, else counters, of a stage."""
+    metrics = [f"{name} {value:,.4g}" for name, value in manifest.provenance.metrics.items()]
+    counters = [f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in manifest.result.counters.items()]
+    return "  ".join((metrics or counters)[:FACTS])
 
 
 def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
@@ -43,7 +76,7 @@ def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     report = campaign.folder / "report.html"
     if report.is_file():
         rows.insert(0, ("report", str(report)))
-    model = [a for a in campaign.lifecycle.of("export") if campaign.store.is_done(a)]
-    if model:
-        rows.append(("model (transformers)", str(campaign.folder / "export" / model[-1].instance / "model")))
+    models = [artifact for artifact in campaign.lifecycle.of("export") if campaign.store.is_done(artifact)]
+    if models:
+        rows.append(("model (transformers)", str(campaign.folder / "export" / models[-1].instance / "model")))
     return rows

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from athanor.artifacts.manifest import MANIFEST
-from athanor.campaign.campaign import DEFAULT_SITE, Campaign
+from athanor.campaign.campaign import Campaign
 from athanor.campaign.explanation import print_plan
 from athanor.campaign.registry import PLAN, register
 from athanor.recipe.lifecycle import STAGES, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
-from athanor.recipe.site import StageResources
+from athanor.recipe.site import DEFAULT_SITE, StageResources
 
 _MB = 10**6
 

@@ -42,7 +42,7 @@ def questions() -> Iterator[Row]:
                 options = "\n".join(f"{letter}. {match[letter]}" for letter in LETTERS)
                 yield {
                     "id": f"{subject}/{number}",
-                    "prompt": f"{match['question']}\n{options}\nAnswer:",
+                    "prompt": f"{match['question'].strip()}\n{options}\nAnswer:",
                     "choices": list(LETTERS),
                     "answer": LETTERS.index(match["answer"]),
                 }

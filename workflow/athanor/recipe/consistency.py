@@ -121,7 +121,7 @@ def _sources(r: Recipe) -> Iterator[Problem]:
             yield Problem(f"{where}.licence", source.licence, advice)
         if source.kind is not SourceKind.LOCAL:
             if not source.package:
-                yield Problem(f"{where}.package", source.package, f"kind {source.kind} needs a package name")
+                yield Problem(f"{where}.package", source.package, f"{where}.kind={source.kind} needs a package name")
             elif not source.version or (source.kind in (SourceKind.PIP, SourceKind.APT) and not source.sha256):
                 advice = f"floats (no version or sha256); lock it: athanor recipe lock {r.name}"
                 yield Problem(where, f"{source.package} {source.version}".strip(), advice)
@@ -159,7 +159,7 @@ def _precision(r: Recipe) -> Iterator[Problem]:
 def _suites(r: Recipe) -> Iterator[Problem]:
     domains = {s.domain for s in r.data.sources.values()}
     if Suite.MOLECULE_CHOICE in r.evaluate.suites and "molecules" not in domains:
-        advice = "molecule_choice needs a source of domain molecules; add one or leave the suite out"
+        advice = "molecule_choice needs a source of domain molecules in data.sources; add one or leave the suite out"
         yield Problem("evaluate.suites", [s.value for s in r.evaluate.suites], advice)
     if len(set(r.evaluate.suites)) < len(r.evaluate.suites):
         yield Problem("evaluate.suites", [s.value for s in r.evaluate.suites], "names a suite twice")

@@ -44,7 +44,7 @@ UNTRAINED = "untrained"
 SHUFFLED = "shuffled"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """One node of the graph. `section` holds the recipe keys (dotted) that decide its result."""
 

@@ -61,11 +61,13 @@ def _not_caused_by(reported: list[Problem], found: list[Problem]) -> list[Proble
     """Those of `found` that are not mere consequences: a key that could not be read stands at its default."""
     unread = {problem.key for problem in reported}
     unread |= {m[1] for problem in reported if (m := _MEANT.search(problem.advice))}
-    return [
-        problem
-        for problem in found
-        if not any(key == problem.key or key.startswith(f"{problem.key}.") or key in problem.advice for key in unread)
-    ]
+    return [problem for problem in found if not any(_bears_on(key, problem) for key in unread)]
+
+
+def _bears_on(key: str, problem: Problem) -> bool:
+    """Whether `problem` is about `key`, about what is in it or around it, or names it in its advice."""
+    inside, around = problem.key.startswith(f"{key}."), key.startswith(f"{problem.key}.")
+    return key == problem.key or inside or around or key in problem.advice
 
 
 def load_resolved(path: Path) -> Recipe:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from athanor.recipe.schema import key
 from athanor.recipe.units import Unit
 
+DEFAULT_SITE = "laptop"
+
 
 @dataclass
 class StageResources:

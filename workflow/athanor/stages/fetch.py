@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageRun, Stopped
+from athanor.artifacts.store import download_folder
 from athanor.data.corpus import write_corpus
 from athanor.data.sources import open_source
 from athanor.data.sources.cache import DownloadCache
@@ -25,7 +26,7 @@ def run(stage: StageRun) -> Outcome:
             if stage.stop_requested:
                 raise Stopped(f"fetch of {stage.instance} after {records} records")
 
-    opened = open_source(source, DownloadCache(download_folder(stage)), scratch, project_folder())
+    opened = open_source(source, DownloadCache(_downloads(stage)), scratch, project_folder())
     corpus = write_corpus(opened.records, source, stage.recipe.data, stage.folder, scratch, progress)
     shutil.rmtree(scratch)
     identity = {"version": opened.version, "sha256": opened.sha256}
@@ -39,10 +40,5 @@ def run(stage: StageRun) -> Outcome:
     return Outcome(files=tuple(corpus.files), counters={**corpus.counters(), **identity})
 
 
-def download_folder(stage: StageRun) -> Path:
-    """The site's download cache; without a site, a folder beside the artifact's files."""
-    if stage.site is None:
-        return stage.folder / "downloads"
-    if stage.site.download_cache:
-        return project_folder() / stage.site.download_cache
-    return project_folder() / stage.site.store / "downloads"
+def _downloads(stage: StageRun) -> Path:
+    return download_folder(stage.site) if stage.site else stage.folder / "downloads"

@@ -204,7 +204,8 @@ class MlflowAdapter:
 
         inputs = []
         for d in datasets:
-            entity = Entity(d.name[:500], d.digest[:MAX_DIGEST], "code", d.source, profile=d.profile[:MAX_PROFILE])
+            profile = d.profile if len(d.profile) <= MAX_PROFILE else None
+            entity = Entity(d.name[:MAX_NAME], d.digest[:MAX_DIGEST], "code", d.source, profile=profile)
             inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", d.context)]))
         if inputs:
             self._client.log_inputs(run_id, inputs)

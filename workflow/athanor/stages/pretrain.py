@@ -1,0 +1,49 @@
+"""Stage pretrain: one milestone of continued pretraining, or the shuffled-token control."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from athanor.artifacts.run import Outcome, StageRun
+from athanor.data.mixture import Mixture
+from athanor.data.windows import held_out_sequences, held_out_shards, training_shards
+from athanor.recipe.lifecycle import SHUFFLED
+from athanor.recipe.schema import Recipe, TokenOrder
+from athanor.recipe.units import Unit, parse_quantity
+from athanor.training.checkpoints import FINAL
+from athanor.training.loop import Task, train
+from athanor.training.validation import HeldOut
+
+
+def run(stage: StageRun) -> Outcome:
+    """Train from the artifact `start` to this milestone's end."""
+    recipe, shuffled = stage.recipe, stage.instance == SHUFFLED
+    p = recipe.pretrain
+    tokens = {name: upstream for name, upstream in stage.inputs.items() if name != "start"}
+    for name, upstream in tokens.items():
+        stage.spool.dataset(name, upstream.fingerprint, str(upstream.folder), "training", dict(upstream.counters))
+    folders = {name: upstream.folder for name, upstream in tokens.items()}
+    order = TokenOrder.SHUFFLED if shuffled else TokenOrder.NATURAL
+    task = Task(
+        start=stage.input_named("start").folder / FINAL,
+        end_tokens=p.token_budget if shuffled else parse_quantity(stage.instance, Unit.TOKENS),
+        samples=lambda: Mixture(training_shards(folders), p.mixture, p.sequence_length, recipe.seed, order),
+        held_out=lambda: _held_out(recipe, held_out_shards(folders)),
+    )
+    outcome = train(stage, recipe, task)
+    described = {"tokens": outcome.counters["tokens"], "token_order": order.value}
+    stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), FINAL, described, "megatron")
+    return outcome
+
+
+def _held_out(recipe: Recipe, shards: Mapping[str, Path]) -> dict[str, HeldOut]:
+    """Validation windows by domain; sources of one domain are put end to end."""
+    p = recipe.pretrain
+    domains: dict[str, HeldOut] = {}
+    for source in sorted(p.mixture):
+        found = held_out_sequences(shards[source], p.sequence_length, p.validation_tokens)
+        domain = recipe.data.sources[source].domain
+        before = domains.get(domain, HeldOut(found.sequences[:0], 0))
+        domains[domain] = HeldOut(np.concatenate([before.windows, found.sequences]), before.bytes + found.bytes)
+    return domains

@@ -1,0 +1,158 @@
+"""Checkpoint folders: written beside and renamed, complete only with `state.json`, and checked before they are used.
+
+`state.json` is written last and says what position in training the folder holds, which layout wrote it, and the sha256
+of every file. A folder that does not hash as it says is moved to `quarantined/` and the one before it is used.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from athanor.artifacts.files import sha256_of, write_json
+from athanor.artifacts.run import StageError
+
+STATE = "state.json"
+FINAL = "checkpoint"  # the checkpoint a milestone leaves
+SAVES = "checkpoints"  # those a killed run continues from
+QUARANTINED = "quarantined"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training is; together with the recipe it decides every later sample, batch size and learning rate."""
+
+    step: int = 0
+    tokens: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What `state.json` says."""
+
+    position: Position
+    layout: dict[str, Any]
+    optimizer: bool  # False: weights alone
+    files: dict[str, str]  # name → sha256
+
+
+def read_state(folder: Path) -> State:
+    """Raises StageError when the folder holds no complete checkpoint."""
+    try:
+        data = json.loads((folder / STATE).read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StageError(f"{folder} has no {STATE}: the save never finished") from error
+    except ValueError as error:
+        raise StageError(f"{folder / STATE} is not JSON: {error}") from error
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise StageError(f"{folder / STATE} has schema_version {data.get('schema_version')}, known is {SCHEMA_VERSION}")
+    return State(Position(**data["position"]), data["layout"], data["optimizer"], data["files"])
+
+
+def damage(folder: Path) -> list[str]:
+    """What is wrong with a checkpoint, found by all ranks together (each hashes its share); empty when it is whole."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    try:
+        files = read_state(folder).files
+        mine = _damaged_files(folder, dict(sorted(files.items())[rank::ranks]))
+    except StageError as error:
+        mine = [str(error)]
+    everyone: list[list[str]] = [[] for _ in range(ranks)]
+    dist.all_gather_object(everyone, mine)
+    return list(dict.fromkeys(problem for problems in everyone for problem in problems))
+
+
+def save(folder: Path, write: Callable[[Path], None], position: Position, layout: dict[str, Any], optimizer: bool) -> None:
+    """Make the checkpoint `folder`: `write` (called on all ranks) fills a folder beside it, which is renamed at the end."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    beside = folder.with_name(f".{folder.name}.writing")
+    if rank == 0:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    dist.barrier()
+    write(beside)
+    names = sorted(path.name for path in beside.iterdir())
+    everyone: list[dict[str, str]] = [{} for _ in range(ranks)]
+    dist.all_gather_object(everyone, {name: sha256_of(beside / name) for name in names[rank::ranks]})
+    if rank == 0:
+        files = {name: digest for part in everyone for name, digest in part.items()}
+        state = State(position, layout, optimizer, files)
+        write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(state)})
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+        _sync(folder.parent)
+    dist.barrier()
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint below the artifact's `folder` that verifies; damaged newer ones are quarantined."""
+    saves = [folder / FINAL, *sorted((folder / SAVES).glob("step-*"), reverse=True)]
+    for save_folder in [path for path in saves if path.is_dir()]:
+        wrong = damage(save_folder)
+        if not wrong:
+            return save_folder
+        if dist.get_rank() == 0:
+            moved = _quarantine(save_folder, folder / QUARANTINED)
+            print(f"checkpoint {save_folder} is damaged ({wrong[0]}); moved to {moved}, trying the one before", flush=True)
+        dist.barrier()
+    return None
+
+
+def save_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` goes while a milestone is trained."""
+    return folder / SAVES / f"step-{step:09d}"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of an unfinished milestone, and remains of broken saves (rank 0)."""
+    if dist.get_rank() == 0:
+        for old in sorted((folder / SAVES).glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+        for broken in (folder / SAVES).glob(".step-*.writing"):
+            shutil.rmtree(broken)
+
+
+def finalize(folder: Path, last: Path) -> None:
+    """The last checkpoint becomes the milestone's own; the others go (rank 0)."""
+    if dist.get_rank() == 0:
+        if last != folder / FINAL:
+            os.replace(last, folder / FINAL)
+            _sync(folder)
+        shutil.rmtree(folder / SAVES, ignore_errors=True)
+    dist.barrier()
+
+
+def _damaged_files(folder: Path, files: dict[str, str]) -> list[str]:
+    wrong = []
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif (found := sha256_of(path)) != digest:
+            wrong.append(f"{name} has sha256 {found[:12]}…, {STATE} says {digest[:12]}…")
+    return wrong
+
+
+def _quarantine(folder: Path, quarantine: Path) -> Path:
+    quarantine.mkdir(exist_ok=True)
+    taken = {path.name for path in quarantine.iterdir()}
+    names = (f"{folder.name}-{number}" for number in range(1, len(taken) + 2))
+    moved = quarantine / next(name for name in names if name not in taken)
+    os.replace(folder, moved)
+    return moved
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

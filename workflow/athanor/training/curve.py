@@ -1,0 +1,71 @@
+"""The training curve, one line a step: the same bytes for a run that was killed and continued and one that was not."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from athanor.artifacts.run import StageError
+
+CURVE = "curve.jsonl"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step. No times or speeds: they differ between runs and go to the tracking spool."""
+
+    step: int
+    tokens: int  # trained when the step is done
+    lr: float
+    loss: float  # nats per token of the step's batch, before the update
+    grad_norm: float
+    aux_loss: float
+
+
+class Curve:
+    """Appends points to `curve.jsonl`."""
+
+    def __init__(self, path: Path, start_step: int, resume_step: int) -> None:
+        """Keep the points of steps `start_step` + 1 … `resume_step` and take those behind them off as `replayed`.
+
+        Raises StageError when points are missing: then the curve does not belong to the checkpoint.
+        """
+        points = _read(path)
+        kept = [p for p in points if p.step <= resume_step]
+        if [p.step for p in kept] != list(range(start_step + 1, resume_step + 1)):
+            raise StageError(
+                f"{path} lacks steps between {start_step + 1} and {resume_step}, where the checkpoint continues; delete "
+                f"{path.parent} and train this milestone again"
+            )
+        self.last = kept[-1] if kept else None
+        self.replayed = {p.step: p for p in points if p.step > resume_step}
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, point: Point) -> None:
+        """One more step."""
+        self.last = point
+        self._file.write(_line(point))
+
+    def secure(self) -> None:
+        """Bring all points to the disk: a checkpoint must never be ahead of its curve."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Secure and close."""
+        self.secure()
+        self._file.close()
+
+
+def _line(point: Point) -> str:
+    return json.dumps(asdict(point)) + "\n"
+
+
+def _read(path: Path) -> list[Point]:
+    """All whole lines; a kill may have cut the last one."""
+    if not path.is_file():
+        return []
+    return [Point(**json.loads(line)) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

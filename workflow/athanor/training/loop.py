@@ -1,0 +1,201 @@
+"""The training loop: from a start checkpoint (or the newest of its own) step by step to a number of tokens.
+
+Everything a step needs follows from the position (step, tokens, samples) and the recipe, so a run that was killed at any
+instant and started again goes on as if nothing had happened: on a CPU to the last bit.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.models.language_model import PrecisionError, build_language_model
+from athanor.recipe.schema import Recipe
+from athanor.training import checkpoints
+from athanor.training.batches import BatchSizes, MicroBatch, SampleReader, micro_batches_of, next_token_batch
+from athanor.training.checkpoints import FINAL, Position
+from athanor.training.curve import CURVE, Curve, Point
+from athanor.training.expert_load import ExpertLoad
+from athanor.training.layout import Layout, process_groups
+from athanor.training.objective import NextToken, Objective
+from athanor.training.optimizer import Learner, build_learner
+from athanor.training.schedule import LearningRate
+from athanor.training.sharded_state import load_learner, load_weights, save_learner
+from athanor.training.step import StepResult, train_step
+from athanor.training.validation import VALIDATION, HeldOut, validate, write_validation
+
+REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed."""
+
+    start: Path  # a checkpoint folder; one without optimizer state starts a fresh one
+    end_tokens: int  # training ends with the step that reaches them
+    samples: Callable[[], SampleReader]
+    held_out: Callable[[], Mapping[str, HeldOut]]
+    objective: Objective = field(default_factory=NextToken)
+
+
+def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
+    """Train to `task.end_tokens`, or as far as the stage is let.
+
+    Leaves `checkpoint/`, `curve.jsonl` and `validation.json`. Raises Stopped when asked to stop (after saving), and
+    StageError when the loss is not finite or nothing whole is left to start from.
+    """
+    with process_groups(recipe.pretrain.parallel, recipe.seed) as layout:
+        try:
+            model = build_language_model(recipe.model, recipe.pretrain.parallel, recipe.pretrain.precision)
+        except PrecisionError as error:
+            raise StageError(str(error)) from error
+        learner = build_learner(model, recipe.pretrain.optimizer, layout)
+        return _Run(stage, recipe, task, layout, learner).to_the_end()
+
+
+class _Run:
+    """One attempt at one milestone."""
+
+    def __init__(self, stage: StageRun, recipe: Recipe, task: Task, layout: Layout, learner: Learner) -> None:
+        self.stage, self.settings, self.task = stage, recipe.pretrain, task
+        self.layout, self.learner = layout, learner
+        self.rate, self.batch_sizes = LearningRate.of(recipe.pretrain), BatchSizes.of(recipe.pretrain)
+        self.load = ExpertLoad(learner.model, recipe.model.num_layers, recipe.model.num_experts, layout.device)
+        self.first = checkpoints.read_state(task.start).position
+        self.saved: Path | None = None  # the checkpoint of the current position
+        self.position = self._resume()
+        self.curve: Curve | None = None
+        if stage.rank == 0:
+            self.curve = Curve(stage.folder / CURVE, self.first.step, self.position.step)
+        self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
+
+    def to_the_end(self) -> Outcome:
+        """All steps that are left, the last validation, and the result."""
+        if self.position.tokens < self.task.end_tokens:
+            samples, held_out = self.task.samples(), self.task.held_out()
+            while self.position.tokens < self.task.end_tokens:
+                self._one_step(samples, held_out)
+        if self.saved is None:
+            self._save()
+        if not (self.stage.folder / VALIDATION).is_file() or self.seconds_trained:
+            self._validate(self.task.held_out(), final=True)
+        if self.curve is not None:
+            self.curve.close()
+        if self.saved is not None:
+            checkpoints.finalize(self.stage.folder, self.saved)
+        return self._outcome()
+
+    def _resume(self) -> Position:
+        """Load the newest whole checkpoint of this milestone, or else the start. Returns where training continues."""
+        newest = checkpoints.newest_whole(self.stage.folder)
+        if newest is None:
+            if wrong := checkpoints.damage(self.task.start):
+                raise StageError(f"{self.task.start} is damaged ({wrong[0]}); delete its manifest and make it again")
+        source = newest or self.task.start
+        state = checkpoints.read_state(source)
+        if state.optimizer:
+            load_learner(self.learner, source, same_layout=state.layout == self.layout.recorded())
+        else:
+            load_weights(self.learner, source)
+        self.saved = newest
+        if self.stage.rank == 0:
+            print(f"continuing from {source} at {state.position.tokens} tokens", flush=True)
+        return state.position
+
+    def _one_step(self, samples: SampleReader, held_out: Mapping[str, HeldOut]) -> None:
+        began, before = time.perf_counter(), self.position
+        count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
+        after = Position(
+            before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count
+        )
+        batches = self._read(samples, range(before.samples, after.samples))
+        lr = self.rate(after.tokens)
+        result = train_step(self.learner, batches, self.task.objective, lr, after.step, self.stage.stop_requested)
+        self.position, self.saved = after, None
+        seconds = time.perf_counter() - began
+        self.seconds_trained += seconds
+        self._record(result, lr, seconds, (after.tokens - before.tokens) / seconds)
+        if _crossed(before.tokens, after.tokens, self.settings.validate_every_tokens) and not self._at_end():
+            self._validate(held_out, final=False)
+        if result.stop and not self._at_end():
+            self._save()
+            raise Stopped(f"{self.stage.stage}/{self.stage.instance} saved at {after.tokens} tokens, step {after.step}")
+        if _crossed(before.tokens, after.tokens, self.settings.checkpoint.every_tokens) and not self._at_end():
+            self._save()
+
+    def _at_end(self) -> bool:
+        return self.position.tokens >= self.task.end_tokens
+
+    def _read(self, samples: SampleReader, indices: range) -> list[MicroBatch]:
+        size = self.settings.parallel.micro_batch_size
+        mine = micro_batches_of(indices, size, self.layout.data_rank, self.layout.data_ranks)
+        return [next_token_batch([samples.sample(i) for i in batch], size, self.layout) for batch in mine]
+
+    def _record(self, result: StepResult, lr: float, seconds: float, speed: float) -> None:
+        step, tokens = self.position.step, self.position.tokens
+        self.stage.progress(tokens, self.task.end_tokens, "tokens")
+        logged = step % self.settings.log_every_steps == 0 or self._at_end()
+        if logged:
+            balance = self.load.take()
+        if self.curve is None:
+            return
+        self._compare_with_before(step, result.loss)
+        self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
+        if logged:
+            values = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "aux_loss": result.aux_loss}
+            speeds = {"tokens": tokens, "tokens_per_second": speed, "step_seconds": seconds}
+            self.stage.spool.metrics(step, {**values, **speeds, "expert_load_max_over_mean": balance})
+
+    def _compare_with_before(self, step: int, loss: float) -> None:
+        """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
+        assert self.curve is not None
+        before = self.curve.replayed.pop(step, None)
+        if before is not None and abs(before.loss - loss) > REPLAY_TOLERANCE:
+            print(
+                f"warning: step {step} gave loss {before.loss:.6f} before the restart and {loss:.6f} now: the checkpoint, "
+                "the data or a machine is not what it was; compare with `athanor verify --deep`",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.stage.spool.metrics(step, {"replay_loss_difference": loss - before.loss})
+
+    def _save(self) -> None:
+        began = time.perf_counter()
+        if self.curve is not None:
+            self.curve.secure()
+        folder = checkpoints.save_folder(self.stage.folder, self.position.step)
+        write = partial(save_learner, self.learner)
+        checkpoints.save(folder, write, self.position, self.layout.recorded(), optimizer=True)
+        checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
+        self.saved = folder
+        self.stage.spool.metrics(self.position.step, {"checkpoint_seconds": time.perf_counter() - began})
+
+    def _validate(self, held_out: Mapping[str, HeldOut], *, final: bool) -> None:
+        losses = validate(self.learner, held_out)
+        values = {f"validation/{domain}/nats_per_token": loss.nats_per_token for domain, loss in losses.items()}
+        values |= {f"validation/{domain}/bits_per_byte": loss.bits_per_byte for domain, loss in losses.items()}
+        self.stage.spool.metrics(self.position.step, values)
+        if final and self.stage.rank == 0:
+            write_validation(self.stage.folder / VALIDATION, losses)
+
+    def _outcome(self) -> Outcome:
+        at = self.position
+        counters: dict[str, int | str] = {"step": at.step, "tokens": at.tokens, "samples": at.samples}
+        metrics: dict[str, float] = {}
+        if self.curve is not None and self.curve.last is not None:
+            metrics["loss"] = self.curve.last.loss
+            for domain, loss in json.loads((self.stage.folder / VALIDATION).read_text()).items():
+                metrics[f"{domain}/bits_per_byte"] = loss["bits_per_byte"]
+                metrics[f"{domain}/nats_per_token"] = loss["nats_per_token"]
+        if self.seconds_trained:
+            metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
+        return Outcome(files=(FINAL, CURVE, VALIDATION), counters=counters, metrics=metrics)
+
+
+def _crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return before // every != after // every

@@ -1,0 +1,32 @@
+"""What is minimised: how a micro-batch goes through the model and how its loss counts. Pretraining's is the next token."""
+
+from typing import Any, Protocol
+
+import torch
+
+from athanor.training.batches import MicroBatch
+
+
+class Objective(Protocol):
+    """A loss that sums over tokens, so that it does not depend on how samples are spread over ranks."""
+
+    def forward(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """The model's output; on earlier pipeline stages what the next stage gets."""
+        ...
+
+    def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed loss in nats, and the number of tokens it sums over (0-dimensional, integer)."""
+        ...
+
+
+class NextToken:
+    """Cross-entropy of every next token."""
+
+    def forward(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """Losses [batch, seq] on the last pipeline stage."""
+        output: torch.Tensor = model(batch.tokens, batch.positions, None, labels=batch.labels)
+        return output
+
+    def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over the tokens that `loss_mask` keeps."""
+        return (output.float() * batch.loss_mask).sum(), batch.loss_mask.sum().int()

@@ -1,0 +1,167 @@
+"""What a checkpoint holds, in Megatron's sharded form: weights, optimizer, random states; saved and loaded by all ranks.
+
+`fully_reshardable`: a checkpoint loads into any parallel layout.
+"""
+
+import copy
+import os
+import pickle
+import queue
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from athanor.training.optimizer import Learner
+
+CONTENT = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "chained_optim_avoid_prefix": True,
+    "singleton_local_shards": False,
+}
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Write the weights alone into the empty `folder`."""
+    _save({"model": _model_state(model)}, folder)
+
+
+def save_learner(learner: Learner, folder: Path) -> None:
+    """Write weights, optimizer and random states into the empty `folder`."""
+    _save(_learner_state(learner, is_loading=False, with_random_states=True), folder)
+
+
+def load_weights(learner: Learner, folder: Path) -> None:
+    """Take the weights; the optimizer starts afresh from them."""
+    loaded = _load({"model": _model_state(learner.model.module)}, folder)
+    learner.model.module.load_state_dict(loaded["model"], strict=True)
+    learner.optimizer.reload_model_params()
+
+
+def load_learner(learner: Learner, folder: Path, *, same_layout: bool) -> None:
+    """Take weights and optimizer, and the random states where the layout that wrote them is the same."""
+    loaded = _load(_learner_state(learner, is_loading=True, with_random_states=same_layout), folder)
+    learner.model.module.load_state_dict(loaded["model"], strict=True)
+    learner.optimizer.load_state_dict(_match_expert_layout(loaded["optimizer"], learner.optimizer))
+    if same_layout:
+        _set_random_states(loaded["random_states"][0])
+
+
+def _metadata() -> dict[str, Any]:
+    return {**CONTENT, "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+
+
+def _model_state(model: Any) -> dict[str, Any]:
+    state: dict[str, Any] = model.sharded_state_dict(metadata=_metadata())
+    return state
+
+
+def _learner_state(learner: Learner, *, is_loading: bool, with_random_states: bool) -> dict[str, Any]:
+    model = _model_state(learner.model.module)
+    optimizer = learner.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_metadata())
+    state = {"model": model, "optimizer": optimizer}
+    if with_random_states:
+        state["random_states"] = _random_states()
+    return state
+
+
+def _random_states() -> ShardedObject:
+    states = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "parallel": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    ranks = (
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
+    place = (parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_tensor_model_parallel_rank())
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    return ShardedObject("random_states", [states], ranks, place, replica_id=replica)
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(states["parallel"])
+
+
+def _save(state: dict[str, Any], folder: Path) -> None:
+    # A save that is not asynchronous puts its results and takes them in this one process. Megatron's default, a queue
+    # in a spawned manager process, costs seconds at the first save, imports the main file anew, and can outlive a kill.
+    filesystem_async._results_queue = queue.Queue()
+    strategy = FullyParallelSaveStrategyWrapper(
+        TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
+        parallel_state.get_data_parallel_group(with_context_parallel=True),
+    )
+    dist_checkpointing.save(state, str(folder), strategy, content_metadata=dict(CONTENT))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        _forget_where_and_when(folder / ".metadata")
+    dist.barrier()
+
+
+def _forget_where_and_when(path: Path) -> None:
+    """torch's index names the folder it was saved to and a random id: take them out, so that equal states are equal bytes."""
+    index = pickle.loads(path.read_bytes())
+    index.storage_meta = None
+    temporary = path.with_name(".metadata.tmp")
+    with temporary.open("wb") as file:
+        pickle.dump(index, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _load(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    strategy = FullyParallelLoadStrategyWrapper(
+        get_default_load_sharded_strategy(str(folder)),
+        parallel_state.get_data_parallel_group(with_context_parallel=True),
+    )
+    loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strategy)
+    return loaded
+
+
+def _match_expert_layout(saved: dict[Any, Any], optimizer: Any) -> dict[Any, Any]:
+    """Re-nest parameter groups saved under the other kind of expert layout.
+
+    With expert = 1 Megatron builds one optimizer, with expert > 1 a chain of two (dense, expert). dist_checkpointing
+    reshards the tensors, but not that nesting.
+    """
+    chain = [key for key in saved if isinstance(key, int)]
+    common = {key: value for key, value in saved.items() if not isinstance(key, int)}
+    members = len(optimizer.chained_optimizers)
+    if members == 1 and chain:
+        groups = [group for key in chain for group in saved[key]["optimizer"]["param_groups"]]
+        one = {**saved[chain[0]], **common}
+        one["optimizer"] = {**one["optimizer"], "param_groups": groups}
+        return _in_both_kinds(one)
+    if members > 1 and "optimizer" in common:
+        return {key: _in_both_kinds({**copy.deepcopy(common), **saved[key]}) for key in chain}
+    return saved
+
+
+def _in_both_kinds(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Every parameter group once as dense and once as expert: the optimizer takes those it has."""
+    groups = state["optimizer"]["param_groups"]
+    both = [{**group, "is_expert_parallel": expert} for group in groups for expert in (False, True)]
+    return {**state, "optimizer": {**state["optimizer"], "param_groups": both}}

@@ -1,0 +1,97 @@
+"""One training step: gradients of all micro-batches, one reduction of what all ranks must know, one update."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
+
+from athanor.artifacts.run import StageError
+from athanor.training.batches import MicroBatch
+from athanor.training.objective import Objective
+from athanor.training.optimizer import Learner
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What all ranks know after a step."""
+
+    loss: float  # nats per token
+    grad_norm: float  # before clipping
+    aux_loss: float  # load balancing, mean over layers and sequences: 1 when perfectly even
+    stop: bool  # some rank was asked to stop
+
+
+def train_step(
+    learner: Learner, batches: Sequence[MicroBatch], objective: Objective, lr: float, step: int, stop: bool
+) -> StepResult:
+    """Update the weights on this rank's micro-batches of step number `step`.
+
+    Raises StageError, on all ranks and before the weights are touched, when the loss is not finite; and when the
+    gradient norm is not.
+    """
+    learner.model.zero_grad_buffer()
+    learner.optimizer.zero_grad()
+    clear_aux_losses_tracker()
+    sums = run_micro_batches(learner, batches, objective, forward_only=False)
+    aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
+    loss_sum, tokens, stops, aux_sum = _sum_over_ranks([sums[0], sums[1], float(stop), aux], learner.layout.device)
+    if not math.isfinite(loss_sum):
+        raise StageError(_not_finite(f"the loss of step {step} is {loss_sum}", sums[0], learner.layout.device))
+    learner.set_rates(lr)
+    _, grad_norm, _ = learner.optimizer.step()
+    norm = float(grad_norm or 0.0)
+    if not math.isfinite(norm):
+        raise StageError(_not_finite(f"the gradient norm of step {step} is {norm}", norm, learner.layout.device))
+    routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
+    return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0)
+
+
+def run_micro_batches(
+    learner: Learner, batches: Sequence[MicroBatch], objective: Objective, *, forward_only: bool
+) -> tuple[float, float]:
+    """This rank's summed loss and its tokens; (0, 0) on all pipeline stages but the last."""
+
+    def forward(batch: Iterator[MicroBatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
+        this = next(batch)
+
+        def reduce(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            total, count = objective.loss(output, this)
+            return total, count, {"sums": torch.stack([total.detach().double(), count.double()])}
+
+        return objective.forward(model, this), reduce
+
+    reports = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=iter(batches),
+        model=learner.model,
+        num_microbatches=len(batches),
+        seq_length=batches[0].tokens.shape[1] * learner.layout.parallel.context,
+        micro_batch_size=batches[0].tokens.shape[0],
+        forward_only=forward_only,
+    )
+    total, tokens = sum((report["sums"] for report in reports), torch.zeros(2, dtype=torch.float64)).tolist()
+    return total, tokens
+
+
+def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    # Ranks that hold parts of the same model replica add the same loss and the same tokens: ratios stay right.
+    vector = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(vector)
+    total: list[float] = vector.tolist()
+    return total
+
+
+def _not_finite(what: str, mine: float, device: torch.device) -> str:
+    """The message, with the ranks whose own value is not finite."""
+    each = [torch.zeros(1, dtype=torch.float64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(each, torch.tensor([mine], dtype=torch.float64, device=device))
+    ranks = [str(rank) for rank, value in enumerate(each) if not math.isfinite(float(value))]
+    return (
+        f"{what}, from rank {', '.join(ranks)}. No checkpoint holds it: the next start continues before it. If it comes "
+        "back at the same step, lower pretrain.lr or pretrain.optimizer.clip_grad; if not, suspect that rank's machine"
+    )

@@ -1,0 +1,73 @@
+"""Loss on held-out sequences, domain by domain: nats per token and bits per byte, the same on any number of ranks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from athanor.artifacts.files import write_json
+from athanor.training.batches import next_token_batch
+from athanor.training.objective import NextToken
+from athanor.training.optimizer import Learner
+from athanor.training.step import run_micro_batches
+
+VALIDATION = "validation.json"
+TOKENS_A_FORWARD_PASS = 2048  # without gradients a pass needs little memory; larger ones gain nothing on a CPU
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out windows of one domain [n, seq + 1], and the UTF-8 bytes of the tokens they predict."""
+
+    windows: NDArray[np.int64]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class DomainLoss:
+    """Mean loss of a domain. Bits per byte = nats / (ln 2 * bytes): comparable between tokenizers."""
+
+    nats_per_token: float
+    tokens: int
+    bits_per_byte: float
+
+
+def validate(learner: Learner, held_out: Mapping[str, HeldOut]) -> dict[str, DomainLoss]:
+    """The losses of all domains, on every rank. Weights and random states stay as they are."""
+    learner.model.eval()
+    try:
+        with torch.no_grad():
+            return {domain: _domain_loss(learner, held_out[domain]) for domain in sorted(held_out)}
+    finally:
+        learner.model.train()
+
+
+def write_validation(path: Path, losses: Mapping[str, DomainLoss]) -> None:
+    """`validation.json`: domain → nats_per_token, tokens, bits_per_byte."""
+    write_json(path, {domain: asdict(loss) for domain, loss in losses.items()})
+
+
+def _domain_loss(learner: Learner, held_out: HeldOut) -> DomainLoss:
+    layout, windows = learner.layout, held_out.windows
+    rows = max(1, TOKENS_A_FORWARD_PASS // (windows.shape[1] - 1))
+    # Every rank makes equally many passes of equal shape (experts on one rank serve tokens of all): fill up with rows
+    # that do not count.
+    passes = math.ceil(len(windows) / (rows * layout.data_ranks))
+    batches = []
+    for i in range(passes):
+        begin = (i * layout.data_ranks + layout.data_rank) * rows
+        mine = windows[begin : begin + rows]
+        filled = np.concatenate([mine, np.repeat(windows[:1], rows - len(mine), axis=0)])
+        batches.append(next_token_batch(list(filled), len(mine), layout))
+    sums = torch.tensor(
+        run_micro_batches(learner, batches, NextToken(), forward_only=True), dtype=torch.float64, device=layout.device
+    )
+    dist.all_reduce(sums)
+    nats = float(sums[0] / sums[1])
+    tokens = windows[:, 1:].size
+    return DomainLoss(nats, tokens, nats * tokens / (math.log(2) * held_out.bytes))
