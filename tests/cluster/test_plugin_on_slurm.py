@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.backend import SlurmBackend, comment_of
 from snakemake_executor_plugin_submitit.journal import Attempt, Outcome
 from snakemake_executor_plugin_submitit.slurm import Slurm
@@ -21,7 +22,9 @@ rule a:
     output: "a.txt"
     log: "a.log"
     resources: nodes=2, tasks=2, runtime=60, mem_mb=500
-    shell: "echo started >> runs.$RANK; until [ -e gate ]; do sleep 0.05; done; echo said $RANK; [ $RANK = 1 ] || cp gate {output}"
+    shell:
+        "echo started >> runs.$RANK; until [ -e gate ]; do sleep 0.05; done; "
+        "echo said $RANK; [ $RANK = 1 ] || cp gate {output}"
 """
 
 

@@ -70,5 +70,5 @@ def test_unseen_tokens_and_contexts_have_a_finite_loss() -> None:
 
 
 def test_id_outside_the_vocabulary_is_refused() -> None:
-    with pytest.raises(ValueError, match="token id 9 is not below model.vocab_size=7"):
+    with pytest.raises(ValueError, match=r"token id 9 is not below model\.vocab_size=7"):
         NgramCounts(VOCABULARY).add(np.array([1, 9]))

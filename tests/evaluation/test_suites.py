@@ -133,7 +133,7 @@ def test_evaluate_one_suite_needs_no_other_corpus(model: Path, tmp_path: Path, m
 def test_lm_evals_own_command_gives_the_same_scores(finished: tuple[Path, Finished], model: Path, tmp_path: Path) -> None:
     folder, result = finished
     tasks = sorted({score.task for score in result.scores})
-    offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
     command = [
         sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu",
         "--include_path", str(folder / "suites"), "--tasks", ",".join(tasks), "--batch_size", "8",

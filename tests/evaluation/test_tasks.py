@@ -29,7 +29,11 @@ def alkane(n: int) -> Doc:
 ALKANES = [alkane(n) for n in range(1, 41)]
 
 
-@given(texts=st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=20), limit=st.integers(0, 25), seed=st.integers(0, 9))
+@given(
+    texts=st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=20),
+    limit=st.integers(0, 25),
+    seed=st.integers(0, 9),
+)
 def test_choose_depends_on_names_not_on_their_order(texts: list[str], limit: int, seed: int) -> None:
     chosen = choose(texts, limit, seed, str)
     assert chosen == choose(reversed(texts), limit, seed, str)
@@ -56,8 +60,16 @@ def test_held_out_tasks_are_one_a_domain_limited_cut_and_in_order_of_length() ->
     assert wiki.counts["cut"] == sum(int(row["id"].removeprefix("wiki/")) > 32 for row in wiki.rows) > 0
 
 
+def test_held_out_domain_without_words_has_no_word_perplexity() -> None:
+    prose, protein = held_out_tasks(
+        {"protein": [("p", Doc("0", "MKT" * 100))], "prose": [("q", Doc("0", "a few words"))]}, 0, 0, 64
+    )
+    assert {metric.name for metric in prose.metrics} == {"bits_per_byte", "byte_perplexity", "word_perplexity"}
+    assert {metric.name for metric in protein.metrics} == {"bits_per_byte", "byte_perplexity"}
+
+
 def test_held_out_domain_without_documents_is_an_error() -> None:
-    with pytest.raises(SuiteError, match="domain code has no held-out documents; raise data.held_out_fraction"):
+    with pytest.raises(SuiteError, match=r"domain code has no held-out documents; raise data\.held_out_fraction"):
         held_out_tasks({"code": []}, 0, 0, 64)
 
 
@@ -66,7 +78,7 @@ def test_mmlu_has_281_well_formed_questions_and_balanced_enough_answers() -> Non
     assert len(rows) == QUESTIONS == len({row["id"] for row in rows})
     assert len({row["prompt"] for row in rows}) == QUESTIONS - 1  # MMLU repeats one of college_physics
     assert all(row["prompt"].count(f"\n{letter}. ") >= 1 for row in rows for letter in "ABCD")
-    assert not any("step by step" in row["prompt"] for row in rows)
+    assert not any("think step by step" in row["prompt"] for row in rows)
     assert all(0.15 < sum(row["answer"] == i for row in rows) / QUESTIONS < 0.35 for i in range(4))
 
 

@@ -7,7 +7,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|pad|>"]
-TEXTS = ["the quick brown fox jumps over the lazy dog", "methane ethane propane butane", "C CC CCC CCCC CCO c1ccccc1"] * 3
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "methane ethane propane butane",
+    "C CC CCC CCCC CCO c1ccccc1",
+] * 3
 
 
 def write_tokenizer(folder: Path) -> Path:

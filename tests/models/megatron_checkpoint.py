@@ -43,6 +43,7 @@ def main() -> None:
 
     from athanor.models.language_model import build_language_model
     from athanor.training.layout import process_groups
+    from athanor.training.sharded_state import save_weights
 
     from megatron.core import dist_checkpointing  # isort: skip  (after the CPU stand-ins)
 
@@ -62,7 +63,7 @@ def main() -> None:
         checkpoint = options.folder / "checkpoint"
         checkpoint.mkdir(parents=True, exist_ok=True)
         torch.distributed.barrier()
-        dist_checkpointing.save({"model": model.sharded_state_dict()}, str(checkpoint))
+        save_weights(model, checkpoint)
 
 
 def _shake_norms(model: "torch.nn.Module") -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -13,12 +13,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from athanor.models.huggingface import Conversion, ExportError, conversions, export, plan_shards, split_query_key_value
+from athanor.artifacts.manifest import Manifest, Provenance, Result
+from athanor.artifacts.run import Input, StageError, StageRun
+from athanor.models.huggingface import Conversion, ExportError, conversions, export, plan_shards, split_query_key_value, verify
 from athanor.models.torch_dist import CheckpointError, ShardedCheckpoint
-from athanor.recipe.schema import Export, Model, Precision
+from athanor.recipe.schema import Export, Model, Precision, Recipe
+from athanor.stages import export as export_stage
 from tests.evaluation.tiny import write_tokenizer
 from tests.models.megatron_checkpoint import small_model
 
@@ -32,7 +35,13 @@ def run_ranks(folder: Path, *options: str, ranks: int = 1) -> Path:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-W", "ignore", "-m", "tests.models.megatron_checkpoint", str(folder), *options]
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+    common = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(ranks),
+    }
     common["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     outputs = [(folder.parent / f"{folder.name}-{rank}.log").open("w+") for rank in range(ranks)]
     processes = [
@@ -135,6 +144,16 @@ def test_export_config_says_what_the_recipe_says(untied: Path, tokenizer: Path, 
     assert AutoTokenizer.from_pretrained(folder).eos_token_id == config.eos_token_id == 0
 
 
+def test_verify_asks_transformers_what_the_model_lacks(untied: Path, tokenizer: Path, tmp_path: Path) -> None:
+    folder = exported(untied, tokenizer, tmp_path / "model", small_model(tie=False))
+    file = folder / "model.safetensors"
+    without_norm = {name: weight for name, weight in load_file(file).items() if name != "model.norm.weight"}
+    save_file(without_norm, file, metadata={"format": "pt"})
+    pieces = [piece for piece in conversions(small_model(tie=False)) if piece.targets[0][0] != "model.norm.weight"]
+    with pytest.raises(ExportError, match=r"missing_keys: model\.norm\.weight"):
+        verify(folder, {file.name: pieces}, torch.float32)
+
+
 def test_export_damaged_file_is_refused(untied: Path, tokenizer: Path, tmp_path: Path) -> None:
     folder = exported(untied, tokenizer, tmp_path / "model", small_model(tie=False), max_shard_bytes=100_000)
     first, second, *_ = sorted(folder.glob("*.safetensors"))
@@ -201,3 +220,33 @@ def test_plan_shards_keeps_order_and_stays_below_the_limit(sizes: list[int], lim
 def test_conversions_name_every_tensor_once() -> None:
     targets = [name for piece in conversions(small_model(tie=False)) for name, _ in piece.targets]
     assert len(targets) == len(set(targets)) == 3 + 2 * (9 + 3 * 4)
+
+
+def test_export_stage_carries_the_checkpoints_step_and_lists_its_files(untied: Path, tokenizer: Path, tmp_path: Path) -> None:
+    run = StageRun(
+        recipe=Recipe(model=small_model(tie=False)),
+        stage="export",
+        instance="400K",
+        fingerprint="0" * 16,
+        folder=tmp_path / "export",
+        inputs={
+            "checkpoint": made_by("pretrain", untied, step=7, tokens=400),
+            "tokenizer": made_by("tokenizer", tokenizer),
+        },
+    )
+    outcome = export_stage.run(run)
+    assert (outcome.counters["step"], outcome.counters["tokens"]) == (7, 400)
+    assert outcome.counters["weight_bytes"] == 4 * int(outcome.counters["parameters"])
+    assert set(outcome.files) == {f"model/{path.name}" for path in (run.folder / "model").iterdir()}
+
+
+def test_export_stage_tells_the_user_what_does_not_fit(untied: Path, tokenizer: Path, tmp_path: Path) -> None:
+    inputs = {"checkpoint": made_by("pretrain", untied), "tokenizer": made_by("tokenizer", tokenizer)}
+    wrong = Recipe(model=replace(small_model(tie=False), num_experts=8))
+    with pytest.raises(StageError, match=r"model\.layers\.0\.mlp\.gate\.weight the shape"):
+        export_stage.run(StageRun(wrong, "export", "400K", "0" * 16, tmp_path / "export", inputs))
+
+
+def made_by(stage: str, folder: Path, **counters: int) -> Input:
+    result = Result(stage, "any", "0" * 16, {}, (), counters)
+    return Input(folder, Manifest(result, Provenance("", 1, 0.0, 0.0, "", "")))

@@ -116,9 +116,7 @@ def outside(place: Place) -> Iterator[tuple[Any, str]]:
 OUTSIDE = [(place, value, advice) for place in RECIPE + SITE for value, advice in outside(place)]
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "advice"), OUTSIDE, ids=[f"{place.path}={value}" for place, value, _ in OUTSIDE]
-)
+@pytest.mark.parametrize(("place", "value", "advice"), OUTSIDE, ids=[f"{place.path}={value}" for place, value, _ in OUTSIDE])
 def test_value_out_of_bounds_names_them(project: Project, place: Place, value: Any, advice: str) -> None:
     many = get_origin(place.hint) is list
     found = problems_of(project, place, place.path, [value] if many else value)

@@ -36,8 +36,7 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one special token for two jobs": (
         {"tokenizer.special_tokens": ["<|endoftext|>"]},
-        "tokenizer.special_tokens=['<|endoftext|>']: at least two different tokens: the first ends a document, "
-        "the second pads",
+        "tokenizer.special_tokens=['<|endoftext|>']: at least two different tokens: the first ends a document, the second pads",
     ),
     "experts that do not spread": (
         {"pretrain.parallel.ranks": 3, "pretrain.parallel.expert": 3, "pretrain.batch_tokens": 3072},
@@ -66,8 +65,7 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "batch of no whole sequences": (
         {"pretrain.batch_tokens": 2000},
-        "pretrain.batch_tokens=2000: not divisible by sequence_length×micro_batch_size×data-parallel ranks=128; "
-        "use 1920 or 2048",
+        "pretrain.batch_tokens=2000: not divisible by sequence_length×micro_batch_size×data-parallel ranks=128; use 1920 or 2048",
     ),
     "batch after a switch of no whole sequences": (
         {"pretrain.batch_switches": [{"at_tokens": "200K", "batch_tokens": 5000}]},
@@ -126,8 +124,7 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "licence not allowed": (
         {"data.licences_allowed": ["MIT"]},
-        "data.sources.prose.licence='CC0-1.0': not among data.licences_allowed=['MIT']; add it there if this campaign "
-        "may use it",
+        "data.sources.prose.licence='CC0-1.0': not among data.licences_allowed=['MIT']; add it there if this campaign may use it",
     ),
     "missing local file": (
         {"data.sources.prose.path": "corpora/poems.txt"},
@@ -186,9 +183,13 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
         {"environment": "tpu"},
         "environment='tpu': no such environment in {project}/envs; there is cpu or gpu",
     ),
+    "another name than the file's": (
+        {"name": "good"},
+        "name='good': is the file's own name, bad; leave the key out (campaign= names a campaign)",
+    ),
     "version that YAML reads as a number": (
         {"data.sources.prose.version": 1.10},
-        "data.sources.prose.version=1.1: expected text; put it in quotes, such as \"1.10\"",
+        'data.sources.prose.version=1.1: expected text; put it in quotes, such as "1.10"',
     ),
 }
 
@@ -307,7 +308,7 @@ def test_white_space_between_overrides_shows_the_list_form() -> None:
 def test_many_problems_come_in_one_report_a_line_each(project: Project) -> None:
     data = base()
     changes = {
-        "modle": 1, "model.num_layers": 0, "model.head_dim": 33, "pretrain.lr": "fast", "pretrain.batch_tokens": 2000,
+        "seeed": 1, "model.num_layers": 0, "model.head_dim": 33, "pretrain.lr": "fast", "pretrain.batch_tokens": 2000,
         "pretrain.token_budget": "5 parsecs", "data.sources.prose.licence": "GPL-3.0-only",
         "data.sources.chemistry.path": "corpora/nothing", "evaluate.suites": ["mmlu"], "export.dtype": "int4",
     }  # fmt: skip
@@ -335,8 +336,8 @@ def test_recipe_check_prints_every_problem_and_exits_1(project: Project) -> None
     answer = cli(project, "athanor", "recipe", "check", "base", "pretrain.lr=7", "seeed=1")
     assert answer.returncode == 1
     assert answer.stdout.splitlines() == [
-        "seeed='1': no such key; did you mean seed?",
         "pretrain.lr='7': must be above 0 and at most 1",
+        "seeed='1': no such key; did you mean seed?",
     ]
 
 

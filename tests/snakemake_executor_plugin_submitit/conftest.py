@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.journal import JobKind
 from snakemake_executor_plugin_submitit.processes import is_alive
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snakemake.common.tests import TestWorkflowsLocalStorageBase
+
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.journal import (
     Attempt,
     End,

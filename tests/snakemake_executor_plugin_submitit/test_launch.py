@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.backend import Submission, submit_local
 from snakemake_executor_plugin_submitit.journal import Attempt, Intent, JobFolder, JobKind, Outcome
 from snakemake_executor_plugin_submitit.launch import StageTask
@@ -16,6 +17,8 @@ from snakemake_executor_plugin_submitit.processes import this_process
 from .drivers import SOURCE_ROOT, Checkout, wait_until
 
 DUMP = "import json, os, pathlib; pathlib.Path(f'env.{os.environ[\"RANK\"]}.json').write_text(json.dumps(dict(os.environ)))"
+
+DUMP_COMMAND = shlex.join([sys.executable, "-c", DUMP]).replace("{", "{{").replace("}", "}}")
 
 
 def test_direct_launch_gives_every_rank_its_torch_variables(checkout: Checkout) -> None:
@@ -27,7 +30,9 @@ def test_direct_launch_gives_every_rank_its_torch_variables(checkout: Checkout) 
             log: "logs/train.log"
             threads: 3
             resources: tasks=2, tmpdir="scratch"
-            shell: {shlex.join([sys.executable, "-c", DUMP]).replace("{", "{{").replace("}", "}}")!r} " && echo I am $RANK && touch {{output}}"
+            shell:
+                {DUMP_COMMAND!r}
+                " && echo I am $RANK && touch {{output}}"
     """)
     checkout.run_well()
     envs = [json.loads((checkout.folder / f"env.{rank}.json").read_text()) for rank in range(2)]
@@ -72,7 +77,7 @@ def test_job_with_a_setup_that_fails_is_an_error(checkout: Checkout) -> None:
 
 
 @pytest.fixture
-def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Submit":
+def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
     monkeypatch.setenv("PYTHONPATH", str(SOURCE_ROOT))
     return Submit(tmp_path)
 
@@ -87,7 +92,7 @@ class Submit:
         intent = Intent("key", "uid", "spec", JobKind.LOCAL, "rule", command, ranks, this_process(), "me")
         attempt = JobFolder(self.folder / "job").claim(1, intent)
         assert attempt is not None
-        task = StageTask(command, "/bin/bash", str(self.folder), str(attempt.folder), "uid", 4, 1, delay_seconds)
+        task = StageTask(command, "/bin/bash", str(self.folder), str(attempt.folder), 4, 1, delay_seconds)
         submit_local(attempt, Submission(task, {"tasks_per_node": ranks, "timeout_min": minutes,
                                                 "signal_delay_s": delay_seconds, "devices": (), "setup": []}))
         return attempt

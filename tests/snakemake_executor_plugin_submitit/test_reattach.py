@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.journal import Acceptance, Outcome
 
 from .drivers import Checkout, interrupt, kill, wait_until

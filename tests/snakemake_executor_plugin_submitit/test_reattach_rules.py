@@ -9,6 +9,8 @@ from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
+from snakemake_interface_common.exceptions import WorkflowError
+
 from snakemake_executor_plugin_submitit.backend import LocalBackend
 from snakemake_executor_plugin_submitit.journal import (
     Acceptance,
@@ -23,7 +25,6 @@ from snakemake_executor_plugin_submitit.journal import (
 )
 from snakemake_executor_plugin_submitit.processes import ProcessName, name_of, this_process
 from snakemake_executor_plugin_submitit.reattach import Action, Wanted, examine
-from snakemake_interface_common.exceptions import WorkflowError
 
 BACKENDS = {JobKind.LOCAL: LocalBackend()}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from snakemake_interface_common.exceptions import WorkflowError
+
 from snakemake_executor_plugin_submitit.local import LocalQueue, Machine
 from snakemake_executor_plugin_submitit.resources import Request, read_request, slurm_parameters
 from snakemake_executor_plugin_submitit.slurm import Phase, parse_sacct, parse_scontrol, parse_squeue, phase_of
-from snakemake_interface_common.exceptions import WorkflowError
 
 
 @pytest.mark.parametrize(("word", "phase"), [

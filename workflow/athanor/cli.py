@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `athanor logs … | head`
+        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -63,6 +65,7 @@ def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.Argume
 
     add("summary", _summary, "print stages, times, key metrics and where to look")
     add("plan", _plan, "print what snakemake would run and why")
+    add("report", _report, "write Snakemake's HTML report with the figures into the campaign's folder")
     verify = add("verify", _verify, "check that artifacts are whole")
     verify.add_argument("stages", nargs="*", metavar="STAGE", help="pretrain, or pretrain/400K; all by default")
     verify.add_argument("--deep", action="store_true", help="hash every file again")
@@ -128,6 +131,14 @@ def _summary(arguments: argparse.Namespace) -> int:
 
     print_summary(_campaign(arguments))
     return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.report import write_report
+
+    path = write_report(_campaign(arguments))
+    print(path or "no report: stages are missing; snakemake makes them")
+    return 0 if path else 1
 
 
 def _plan(arguments: argparse.Namespace) -> int:

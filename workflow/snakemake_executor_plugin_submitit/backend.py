@@ -47,7 +47,8 @@ class LocalBackend:
         if self._is_live(attempt, job):
             return None
         # The controller writes the end before it exits, so a dead one without an end was killed.
-        return attempt.end() or end_from_ranks(attempt, Outcome.LOST, "its controller was killed or the machine restarted")
+        lost = "its controller was killed or the machine restarted"
+        return attempt.end() or end_from_ranks(attempt, Outcome.LOST, lost)
 
     def conclude(self, attempt: Attempt, job: JobRecord) -> End | None:
         """See Backend."""
@@ -123,7 +124,8 @@ class SlurmBackend:
 
     def find(self, attempt: Attempt) -> JobRecord | None:
         """See Backend: by the comment that carries the attempt's uid. Raises SlurmUnavailable."""
-        job_id = self.slurm.find_comment(comment_of(attempt.intent().uid))
+        intent = attempt.intent()
+        job_id = self.slurm.find_comment(comment_of(intent.uid), intent.user)
         if job_id is None:
             return attempt.job()
         write_exclusively(attempt.folder, JobRecord(JobKind.SLURM, job_id))

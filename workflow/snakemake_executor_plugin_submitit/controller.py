@@ -1,8 +1,8 @@
-"""The process that runs one local job: detached from the driver, it starts the ranks, ends them together, and records how.
+"""The process that runs one local job: detached from the driver, it starts its ranks and ends them together.
 
-`python -m snakemake_executor_plugin_submitit.controller ATTEMPT_FOLDER`. It speaks submitit's local protocol (the SUBMITIT_LOCAL_*
-variables, exit code 144 for a requeue) with what submitit's own controller lacks: its own session, all ranks ended when one
-dies, no cap on requeues, a record of the outcome. Standard library only, as there is one per job.
+`python -m snakemake_executor_plugin_submitit.controller ATTEMPT_FOLDER`. It speaks submitit's local protocol (the
+SUBMITIT_LOCAL_* variables, exit code 144 for a requeue) with what submitit's own controller lacks: its own session, all
+ranks ended when one dies, no cap on requeues, a record of the outcome. Standard library only, as there is one per job.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ class Controller:
         self.attempt.finish(self._outcome(codes, first_failed, timed_out))
 
     def _run_once(self, restart: int) -> tuple[dict[int, int], int | None, bool]:
-        """Start all ranks and wait for them: exit codes of their processes by rank, the first that failed, the time limit."""
-        processes = {rank: self._start_rank(rank, restart) for rank in range(self.ranks)}
+        """Start all ranks and wait for them; return their exit codes, the first that failed, and whether time was up."""
+        port = _free_port()
+        processes = {rank: self._start_rank(rank, restart, port) for rank in range(self.ranks)}
         codes: dict[int, int] = {}
         first_failed: int | None = None
         clock = _Clock(self.timeout_seconds, self.signal_delay_seconds)
@@ -74,11 +75,10 @@ class Controller:
         _kill_descendants()
         return codes, first_failed, clock.hard_stop_due()
 
-    def _start_rank(self, rank: int, restart: int) -> subprocess.Popen[bytes]:
+    def _start_rank(self, rank: int, restart: int, port: int) -> subprocess.Popen[bytes]:
         env = dict(os.environ, SUBMITIT_LOCAL_LOCALID=str(rank), SUBMITIT_LOCAL_GLOBALID=str(rank),
                    SUBMITIT_LOCAL_JOB_ID=str(os.getpid()), SUBMITIT_LOCAL_RESTART_COUNT=str(restart),
-                   SUBMITIT_LOCAL_MASTER_PORT=str(_free_port() if rank == 0 else self._port))
-        self._port = env["SUBMITIT_LOCAL_MASTER_PORT"]
+                   SUBMITIT_LOCAL_MASTER_PORT=str(port))
         with (self.attempt.submitit_folder / f"{os.getpid()}_{rank}_log.out").open("ab") as log:
             return subprocess.Popen(self.command, env=env, stdin=subprocess.DEVNULL, stdout=log,
                                     stderr=subprocess.STDOUT, preexec_fn=_prepare_rank)
@@ -177,7 +177,7 @@ def _prepare_rank() -> None:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 def main() -> None:

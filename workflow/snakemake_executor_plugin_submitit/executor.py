@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _LOCAL_POLL_SECONDS = 0.15
 _SLURM_POLL_SECONDS = 1.0
+_UNHURRIED_JOBS = 500  # running jobs for which the looks at their ends come half as often
 _CLAIM_TRIES = 50  # claims lost in a row to other drivers
 
 
@@ -48,6 +50,7 @@ class Executor(RemoteExecutor):
         self.driver, self.since = this_process(), time.time()
         self.submitter = Submitter(self.workflow, self.settings, self.kind, self.driver, self.format_job_exec)
         self.running: dict[int, Tracked] = {}
+        self.waiting: deque[Tracked] = deque()  # jobs that wait for this machine's cores, in order
         self._launching = threading.Lock()
         poll = _SLURM_POLL_SECONDS if self.cluster is Cluster.SLURM else _LOCAL_POLL_SECONDS
         self.poll_seconds = self.settings.end_poll_seconds or poll
@@ -56,7 +59,7 @@ class Executor(RemoteExecutor):
     # -- starting -----------------------------------------------------------------------------------------------------
 
     def run_job(self, job: AbstractJob) -> None:
-        """Adopt the job's live attempt, accept its finished one, submit a new one, or queue it for this machine's cores."""
+        """Adopt the job's live attempt, accept its finished one, submit a new one, or queue it for cores."""
         tracked = self.submitter.track(job)
         self._warn_of_excess(tracked)
         problem = self._advance(tracked)
@@ -64,24 +67,24 @@ class Executor(RemoteExecutor):
             self.report_job_error(SubmittedJobInfo(job), msg=problem)
             return
         record = tracked.attempt.job() if tracked.attempt is not None else None
-        info = SubmittedJobInfo(job, external_jobid=f"{record.kind}:{record.id}" if record else None, aux={"tracked": tracked})
-        self.report_job_submission(info)
+        external = f"{record.kind}:{record.id}" if record else None
+        self.report_job_submission(SubmittedJobInfo(job, external_jobid=external, aux={"tracked": tracked}))
 
     def _advance(self, tracked: Tracked) -> str | None:
-        """Get the job to an attempt of its own or another driver's, if that is possible now; return why it never will be."""
+        """Get the job to an attempt, its own or another driver's, if that can be now; return why it never will be."""
         with self._launching:
             for _ in range(_CLAIM_TRIES):
                 verdict = examine(tracked.wanted(self.driver, self.since), self.backends)
-                if verdict.action is Action.WAIT:
+                if verdict.action is not Action.CLAIM:
+                    self._leave_queue(tracked)
+                    if verdict.action is not Action.WAIT:
+                        self._take(tracked, verdict)
                     return None
-                if verdict.action is Action.CLAIM:
-                    if self.kind is JobKind.LOCAL and not self._may_start(tracked):
-                        return None
-                    if not self.submitter.claim(tracked, verdict.number):
-                        continue
+                if self.kind is JobKind.LOCAL and not self._may_start(tracked):
+                    return None
+                if self.submitter.claim(tracked, verdict.number):
+                    self._leave_queue(tracked)
                     return self._submit(tracked)
-                self._take(tracked, verdict)
-                return None
         raise WorkflowError(f"rule {tracked.job.name}: lost {_CLAIM_TRIES} claims in a row in {tracked.identity.folder}; "
                             "are clocks or the file system of that folder at fault?")
 
@@ -111,14 +114,16 @@ class Executor(RemoteExecutor):
 
     def _may_start(self, tracked: Tracked) -> bool:
         """Say whether the machine has room and no earlier job waits for it."""
-        waiting = self.submitter.waiting
-        if waiting and waiting[0] is not tracked or not self.queue.fits(tracked.request):
-            if tracked not in waiting:
-                waiting.append(tracked)
-            return False
-        if waiting:
-            waiting.pop(0)
-        return True
+        may = (not self.waiting or self.waiting[0] is tracked) and self.queue.fits(tracked.request)
+        if not may and not tracked.queued:
+            tracked.queued = True
+            self.waiting.append(tracked)
+        return may
+
+    def _leave_queue(self, tracked: Tracked) -> None:
+        if tracked.queued:
+            tracked.queued = False
+            self.waiting.remove(tracked)
 
     def _warn_of_excess(self, tracked: Tracked) -> None:
         excess = self.queue.excess(tracked.request) if self.kind is JobKind.LOCAL else ""
@@ -132,17 +137,14 @@ class Executor(RemoteExecutor):
         """Report the jobs that have ended, start those whose turn has come, and yield the ones that go on."""
         if not active_jobs:
             return
-        await asyncio.to_thread(self._refresh, active_jobs)
-        for info in active_jobs:
-            over = await asyncio.to_thread(self._check, info)
-            if not over:
-                yield info
+        for info in await asyncio.to_thread(self._check_all, active_jobs):
+            yield info
 
     async def sleep(self) -> None:
-        """Wait for the next look at the active jobs."""
-        await asyncio.sleep(self.poll_seconds)
+        """Wait for the next look at the active jobs, longer when a look costs the file server many reads."""
+        await asyncio.sleep(self.poll_seconds * (1 + len(self.active_jobs) / _UNHURRIED_JOBS))
 
-    def _refresh(self, active_jobs: list[SubmittedJobInfo]) -> None:
+    def _check_all(self, active_jobs: list[SubmittedJobInfo]) -> list[SubmittedJobInfo]:
         jobs = {}
         for info in active_jobs:
             tracked: Tracked = info.aux["tracked"]
@@ -150,12 +152,13 @@ class Executor(RemoteExecutor):
             if record is not None and record.kind is JobKind.SLURM and tracked.attempt is not None:
                 jobs[record.id] = tracked.attempt
         self.slurm_backend.refresh(jobs)
+        return [info for info in active_jobs if not self._check(info)]
 
     def _check(self, info: SubmittedJobInfo) -> bool:
         """Move one job on; return whether it is over and reported."""
         tracked: Tracked = info.aux["tracked"]
         if tracked.attempt is None:
-            if tracked in self.submitter.waiting[1:]:
+            if tracked.queued and self.waiting[0] is not tracked:
                 return False
             problem = self._advance(tracked)
             if problem is not None:
@@ -206,9 +209,11 @@ class Executor(RemoteExecutor):
         """Leave the running jobs to the next run, or cancel them when the settings say so."""
         for tracked in list(self.running.values()):
             record = tracked.record()
-            if record is None or self._end_of(tracked) is not None:
+            if self._end_of(tracked) is not None:
                 continue
-            if self.settings.on_interrupt == OnInterrupt.CANCEL:
+            if record is None:  # its controller has just been started, and goes on to register
+                self.logger.info(f"Left the starting job of rule {tracked.job.name}; run snakemake again to adopt it.")
+            elif self.settings.on_interrupt == OnInterrupt.CANCEL:
                 self.backends[record.kind].cancel(record)
                 self.logger.info(f"Cancelled {record} of rule {tracked.job.name}.")
             else:

@@ -8,8 +8,8 @@
                            accepted.json  the driver that took the result
                            submitit/      submitit's own files
 
-An attempt is claimed by renaming a folder that already holds its intent onto the next number, which only one process can do.
-Records that decide something are created exclusively and never changed. Standard library only: every rank reads this.
+An attempt is claimed by renaming a folder that already holds its intent onto the next number, which only one process
+can do. Records that decide something are created exclusively and never changed. Standard library only: ranks read this.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ class JobFolder:
     def attempts(self) -> list[Attempt]:
         """List the attempts, oldest first."""
         try:
-            names = [name for name in os.listdir(self.attempts_folder) if name.isdigit()]
+            names = [path.name for path in self.attempts_folder.iterdir() if path.name.isdigit()]
         except FileNotFoundError:
             return []
         return [Attempt(self.attempts_folder / name) for name in sorted(names, key=int)]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,7 +19,7 @@ from submitit.core.utils import DelayedSubmission
 from .journal import Attempt, End, JobKind, JobRecord, Outcome, RankRecord, StartRecord, replace, write_exclusively
 
 EX_TEMPFAIL = 75  # sysexits.h: a stage that stopped on request and wants to be started again
-LOCAL_RESTART_COUNT = "SUBMITIT_LOCAL_RESTART_COUNT"
+_RESTART_COUNT = {"slurm": "SLURM_RESTART_COUNT", "local": "SUBMITIT_LOCAL_RESTART_COUNT"}
 LOCAL_MASTER_PORT = "SUBMITIT_LOCAL_MASTER_PORT"
 _RANK_WAIT_SECONDS = 10.0  # for the other ranks' records before a requeue ends them
 
@@ -41,8 +40,6 @@ class StageTask:
     """Where the command runs."""
     attempt_folder: str
     """Absolute folder of the attempt in the journal."""
-    uid: str
-    """The attempt's uid."""
     earlier_starts: int
     """How often earlier attempts of this job were started."""
     cpus_per_task: int
@@ -56,7 +53,7 @@ class StageTask:
         """Run the command on this rank and return 0; raise StageFailed when it fails."""
         place = JobEnvironment()
         attempt = Attempt(Path(self.attempt_folder))
-        restart = _restart_count()
+        restart = int(os.environ.get(_RESTART_COUNT[place.cluster]) or 0)
         refusal = _refusal(attempt, place) if place.cluster == "slurm" else None
         if refusal is not None:
             print(f"{self.attempt_folder}: not started, {refusal}", flush=True)
@@ -160,12 +157,8 @@ def _ignore_stop_signal() -> None:
     signal.signal(JobEnvironment._usr_sig(), signal.SIG_IGN)
 
 
-def _restart_count(environment: Mapping[str, str] = os.environ) -> int:
-    return int(environment.get("SLURM_RESTART_COUNT") or environment.get(LOCAL_RESTART_COUNT) or 0)
-
-
 def _refusal(attempt: Attempt, place: JobEnvironment) -> str | None:
-    """Register this job as the attempt's; say why not when the attempt belongs to another job, or to nobody any more."""
+    """Register this job as the attempt's; say why not when the attempt is another job's, or nobody's any more."""
     end = attempt.end()
     if end is not None:
         return f"the attempt has ended ({end.outcome}); a newer one may be running"

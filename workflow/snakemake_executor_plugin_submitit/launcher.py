@@ -73,7 +73,7 @@ def choose_launcher(workflow: Workflow, job: AbstractJob, choice: LauncherChoice
 
 def identify(job: AbstractJob, launcher: Launcher) -> Identity:
     """Return who `job` is. Paths inside the working directory count as relative to it, so that checkouts agree."""
-    workdir = os.getcwd()
+    workdir = str(Path.cwd())
     members: list[Job] = sorted(job.jobs, key=str) if job.is_group() else [job]
     key = _digest(workdir, *(part for member in members for part in _who(member)))
     spec = _digest(workdir, launcher, *(part for member in members for part in _what(member)))

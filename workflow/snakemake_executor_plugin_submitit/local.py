@@ -1,4 +1,4 @@
-"""Jobs on this machine: submitit's local executor with a controller that outlives the driver, and a queue for the cores."""
+"""Jobs on this machine: submitit's local executor with a controller that outlives the driver, and a queue for cores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import submitit
+from submitit.core.core import R
 from submitit.local.local import LocalJob
 
 from .resources import Request
@@ -33,7 +34,7 @@ class DetachedLocalExecutor(submitit.LocalExecutor):
     def _submitit_command_str(self) -> str:
         return f"{self.python} -u -m {__package__}.rank {shlex.quote(str(self.folder))}"
 
-    def _submit_command(self, command: str) -> LocalJob[object]:
+    def _submit_command(self, command: str) -> LocalJob[R]:
         ranks = self.parameters["tasks_per_node"]
         env = dict(
             os.environ,
@@ -90,7 +91,7 @@ def _devices() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name.strip() for name in visible.split(",") if name.strip())
-    names = os.listdir("/dev")
+    names = [path.name for path in Path("/dev").iterdir()]
     return tuple(sorted((name[6:] for name in names if re.fullmatch(r"nvidia\d+", name)), key=int))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ class ProcessName:
     pid: int
     """Process id there."""
     started: str
-    """Start time in clock ticks since boot, with the boot's id: what tells a reused pid from the first one."""
+    """Start time in clock ticks since boot, with the boot's id and the pid namespace: tells a reused pid from the first."""
 
 
 def start_time(pid: int) -> str | None:
@@ -26,7 +27,7 @@ def start_time(pid: int) -> str | None:
             fields = stat.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else f"{fields[19]}@{_boot_id()}"
+    return None if fields[0] in "ZX" else f"{fields[19]}@{_boot_id()}/{_pid_namespace()}"
 
 
 def name_of(pid: int) -> ProcessName | None:
@@ -45,7 +46,9 @@ def this_process() -> ProcessName:
 
 def is_here(process: ProcessName) -> bool:
     """Say whether `process` belongs to this machine, so that its life can be asked for."""
-    return process.host == socket.gethostname()
+    boot, _, namespace = process.started.partition("@")[2].partition("/")
+    # Two containers may have the same name; a process of an earlier boot is of this machine, and dead.
+    return process.host == socket.gethostname() and (boot != _boot_id() or namespace == _pid_namespace())
 
 
 def is_alive(process: ProcessName) -> bool:
@@ -53,6 +56,12 @@ def is_alive(process: ProcessName) -> bool:
     return start_time(process.pid) == process.started
 
 
+@functools.cache
 def _boot_id() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read(8)
+
+
+@functools.cache
+def _pid_namespace() -> str:
+    return os.readlink("/proc/self/ns/pid").strip("pid:[]")

@@ -56,7 +56,7 @@ class Wanted:
 
 
 def examine(wanted: Wanted, backends: dict[JobKind, Backend]) -> Verdict:
-    """Return what to do about a job. Closes attempts that are found dead; raises WorkflowError when it must not go on."""
+    """Return what to do about a job. Closes attempts found dead; raises WorkflowError when it must not go on."""
     latest = wanted.folder.latest()
     if latest is None:
         return Verdict(Action.CLAIM, number=1)
@@ -107,8 +107,9 @@ def _submitter_is_gone(attempt: Attempt, driver: ProcessName, backends: dict[Job
     try:
         backends[intent.kind].find(attempt)
     except SlurmUnavailable as error:
-        raise WorkflowError(f"rule {intent.rule}: {attempt.folder} was meant to be submitted by a driver that has died, and "
-                            f"Slurm can't be asked whether it was ({error}); run again when squeue answers") from error
+        raise WorkflowError(
+            f"rule {intent.rule}: {attempt.folder} was meant to be submitted by a driver that has died, and Slurm can't "
+            f"be asked whether it was ({error}); run again when squeue answers") from error
     return True
 
 

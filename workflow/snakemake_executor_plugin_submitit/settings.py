@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
@@ -34,8 +35,8 @@ class LauncherChoice(StrEnum):
     NESTED = "nested"
 
 
-def _flag(default, help: str, choices: type[StrEnum] | None = None):
-    metadata = {"help": help, "env_var": False, "required": False}
+def _flag(default: object, help: str, choices: type[StrEnum] | None = None) -> Any:
+    metadata: dict[str, object] = {"help": help, "env_var": False, "required": False}
     if choices is not None:
         metadata["choices"] = [str(choice) for choice in choices]
     return field(default=default, metadata=metadata)

@@ -20,8 +20,8 @@ _COMMAND_SECONDS = 60
 _LONGEST_BACKOFF_SECONDS = 600.0
 _UNKNOWN_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
-_LIVE_STATES = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING",
-                "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "SPECIAL_EXIT"}
+_LIVE_STATES = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
+                "RESIZING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "SPECIAL_EXIT"}
 # States that Slurm may still turn into PENDING, some seconds later, by itself.
 _UNSETTLED_STATES = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED"}
 
@@ -74,7 +74,8 @@ def parse_squeue(text: str) -> dict[str, SlurmState]:
         if separator:
             state, _, rest = rest.partition("|")
             reason, _, comment = rest.partition("|")
-            states[job_id.strip()] = SlurmState(phase_of(state), state, "" if reason == "None" else reason, comment.strip())
+            detail = "" if reason == "None" else reason
+            states[job_id.strip()] = SlurmState(phase_of(state), state, detail, comment.strip())
     return states
 
 
@@ -82,7 +83,7 @@ def parse_sacct(text: str) -> dict[str, SlurmState]:
     """Parse lines of `id|state|exit code` from `sacct -X -n -P`, by job id."""
     states = {}
     for line in text.splitlines():
-        job_id, state, exit_code = (line.split("|") + ["", ""])[:3]
+        job_id, state, exit_code = [*line.split("|"), "", ""][:3]
         if job_id:
             states[job_id] = SlurmState(phase_of(state), state, f"exit code {exit_code}" if exit_code else "")
     return states
@@ -126,17 +127,17 @@ class Slurm:
             found.update(self._history(missing))
         return found
 
-    def find_comment(self, comment: str) -> str | None:
-        """Return the id of the job with this comment, finished ones included as long as Slurm remembers them."""
-        jobs = parse_squeue(self._squeue())
+    def find_comment(self, comment: str, user: str) -> str | None:
+        """Return the id of the user's job with this comment, finished ones included as long as Slurm remembers them."""
+        jobs = parse_squeue(self._squeue(user))
         return next((job_id for job_id, state in jobs.items() if state.comment == comment), None)
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job; one that has ended stays as it is."""
         _ask(["scancel", "--quiet", job_id])
 
-    def _squeue(self) -> str:
-        answer = _ask(["squeue", "-h", "--states=all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%k"])
+    def _squeue(self, user: str = "") -> str:
+        answer = _ask(["squeue", "-h", "--states=all", "-u", user or getpass.getuser(), "-o", "%i|%T|%r|%k"])
         if answer.returncode != 0:
             raise SlurmUnavailable(answer.stderr.strip())
         return answer.stdout

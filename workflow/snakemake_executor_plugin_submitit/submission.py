@@ -42,6 +42,8 @@ class Tracked:
     """The attempt that is hoped to do it; None while queued."""
     uid: str = ""
     """Of that attempt."""
+    queued: bool = False
+    """It waits for this machine's cores."""
     controller: ProcessName | None = None
     """The local controller that this driver started, if it lived long enough to be seen."""
     _record: tuple[Attempt, JobRecord] | None = field(default=None, repr=False)
@@ -84,8 +86,6 @@ class Submitter:
         self.kind = kind
         self.driver = driver
         self.nested_command = nested_command
-        self.waiting: list[Tracked] = []
-        """Jobs that wait for this machine's cores, in order."""
 
     def track(self, job: AbstractJob) -> Tracked:
         """Return `job` with everything that is known before it is submitted."""
@@ -116,7 +116,8 @@ class Submitter:
         attempt, job, request = tracked.attempt, tracked.job, tracked.request
         assert attempt is not None
         if tracked.launcher is Launcher.DIRECT:
-            self.workflow.async_run(job.prepare())  # removes old outputs, makes folders; a nested Snakemake does it itself
+            # Removes old outputs and makes folders; a nested Snakemake does that itself.
+            self.workflow.async_run(job.prepare())
             self.link_log(tracked)
         task = self._task(tracked, attempt)
         delay = self.settings.signal_delay_seconds
@@ -151,8 +152,8 @@ class Submitter:
             shell, command = "/bin/sh", self.nested_command(job)
         delay = self.settings.signal_delay_seconds
         return StageTask(
-            command=command, shell=shell, workdir=os.getcwd(), attempt_folder=str(attempt.folder), uid=tracked.uid,
-            earlier_starts=sum(earlier.starts() for earlier in tracked.folder.attempts() if earlier.number < attempt.number),
+            command=command, shell=shell, workdir=str(Path.cwd()), attempt_folder=str(attempt.folder),
+            earlier_starts=sum(item.starts() for item in tracked.folder.attempts() if item.number < attempt.number),
             cpus_per_task=tracked.request.cpus_per_task, grace_seconds=max(delay / 2, delay - _MARGIN_SECONDS),
             environment=_environment(job),
         )
@@ -162,7 +163,7 @@ def _environment(job: AbstractJob) -> dict[str, str]:
     # Snakemake's default for tmpdir is this machine's, which says nothing about the job's.
     tmpdir = job.resources.get("tmpdir")
     if isinstance(tmpdir, str) and tmpdir != tempfile.gettempdir():
-        return {name: tmpdir for name in ("TMPDIR", "TMP", "TEMPDIR", "TEMP")}
+        return dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), tmpdir)
     return {}
 
 
@@ -174,6 +175,6 @@ def _shown_command(tracked: Tracked) -> str:
 
 def _changed(path: str) -> float:
     try:
-        return os.stat(path).st_mtime
+        return Path(path).stat().st_mtime
     except FileNotFoundError:
         return 0.0  # a temporary input that is gone; Snakemake decides what that means

@@ -75,9 +75,7 @@ def execute(order: Order, run: RunStage) -> int:
         traceback.print_exc()
         cause, code = f"{type(error).__name__}: {error}", 1
     if cause and attempt_folder:
-        write_json(
-            Path(attempt_folder) / f"exit-{rank}.json", {"schema_version": 1, "cause": cause, "time": time.time()}
-        )
+        write_json(Path(attempt_folder) / f"exit-{rank}.json", {"schema_version": 1, "cause": cause, "time": time.time()})
     return code
 
 
@@ -172,9 +170,7 @@ def _open_inputs(order: Order, artifact: Artifact) -> dict[str, Input]:
         if manifest.result.fingerprint != upstream.fingerprint:
             raise StageError(f"--input {name}: {path} is not {upstream.path}")
         if wrong := manifest.verify(path.parent):
-            raise StageError(
-                f"input {upstream.name} is damaged: {wrong[0]}; delete {path} and run snakemake to remake it"
-            )
+            raise StageError(f"input {upstream.name} is damaged: {wrong[0]}; delete {path} and run snakemake to remake it")
         inputs[name] = Input(path.parent, manifest)
     return inputs
 

@@ -85,9 +85,7 @@ class Lease:
         threading.Thread(target=self._keep_touching, name="lease", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
     def _create(self) -> bool:

@@ -83,9 +83,7 @@ class Manifest:
         if not isinstance(data, dict):
             raise DamagedManifest(f"{path} is JSON, but no manifest")
         if data.get("schema_version") != SCHEMA_VERSION:
-            raise ManifestError(
-                f"{path} has schema_version {data.get('schema_version')}, this Athanor reads {SCHEMA_VERSION}"
-            )
+            raise ManifestError(f"{path} has schema_version {data.get('schema_version')}, this Athanor reads {SCHEMA_VERSION}")
         try:
             return cls(_result(data["result"]), _provenance(data["provenance"]))
         except (KeyError, TypeError) as error:

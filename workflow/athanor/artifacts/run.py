@@ -126,7 +126,5 @@ class StageRun:
     def input_named(self, name: str) -> Input:
         """The input `name`. Raises StageError when the rule did not pass it."""
         if name not in self.inputs:
-            raise StageError(
-                f"stage {self.stage} has no input {name!r}; it was given {', '.join(self.inputs) or 'none'}"
-            )
+            raise StageError(f"stage {self.stage} has no input {name!r}; it was given {', '.join(self.inputs) or 'none'}")
         return self.inputs[name]

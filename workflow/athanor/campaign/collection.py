@@ -33,12 +33,7 @@ def unreferenced(store: Store, *, superseded: bool = False) -> list[Garbage]:
     With `superseded`, only each campaign's last start counts: what its earlier recipes made is garbage too.
     """
     histories = [starts(folder) for folder in campaigns(store.root)]
-    kept = {
-        path
-        for history in histories
-        for start in history[-1 if superseded else 0 :]
-        for path in start.artifacts.values()
-    }
+    kept = {path for history in histories for start in history[-1 if superseded else 0 :] for path in start.artifacts.values()}
     loose = [folder for folder in store.folders() if folder.relative_to(store.root).as_posix() not in kept]
     busy = [folder for folder in loose if _is_worked_in(folder)]
     needed = {folder.name for folder in busy} | {fingerprint for folder in busy for fingerprint in _inputs(folder)}

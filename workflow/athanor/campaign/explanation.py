@@ -24,9 +24,7 @@ class Reason:
 def explain(campaign: Campaign) -> list[Reason]:
     """A reason for every missing artifact of the campaign."""
     history = starts(campaign.folder)
-    return [
-        Reason(artifact, _why(campaign, artifact, history[-1] if history else None)) for artifact in campaign.missing()
-    ]
+    return [Reason(artifact, _why(campaign, artifact, history[-1] if history else None)) for artifact in campaign.missing()]
 
 
 def print_plan(campaign: Campaign, out: TextIO | None = None) -> None:

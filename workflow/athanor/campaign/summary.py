@@ -10,6 +10,7 @@ from rich.table import Table
 
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
+from athanor.campaign.report import REPORT
 from athanor.recipe.lifecycle import STAGES, Artifact
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
@@ -73,7 +74,7 @@ def _facts(manifest: Manifest) -> str:
 def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     """What a person would open next."""
     rows = [("results by name", str(campaign.folder)), ("lineage in MLflow", "athanor ui")]
-    report = campaign.folder / "report.html"
+    report = campaign.folder / REPORT
     if report.is_file():
         rows.insert(0, ("report", str(report)))
     models = [artifact for artifact in campaign.lifecycle.of("export") if campaign.store.is_done(artifact)]

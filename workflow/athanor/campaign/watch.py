@@ -35,9 +35,7 @@ class Watch:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._console.print(
-            f"campaign {self._campaign.name}: {self._total} stages to make, store {self._campaign.store.root}"
-        )
+        self._console.print(f"campaign {self._campaign.name}: {self._total} stages to make, store {self._campaign.store.root}")
         self._thread.start()
 
     def stop(self) -> None:

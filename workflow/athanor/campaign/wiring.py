@@ -15,6 +15,7 @@ from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
 from athanor.recipe.site import DEFAULT_SITE, StageResources
 
+TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest comes with the next start
 _MB = 10**6
 
 
@@ -32,9 +33,7 @@ class Wiring:
         try:
             known = {"recipe", "site", "set", "campaign"}
             if unknown := sorted(set(config) - known):
-                raise SystemExit(
-                    f"--config {unknown[0]}=…: there is no such setting; a recipe's key is changed by set=key=value"
-                )
+                raise SystemExit(f"--config {unknown[0]}=…: there is no such setting; a recipe's key is changed by set=key=value")
             site = str(config.get("site") or os.environ.get("ATHANOR_SITE") or DEFAULT_SITE)
             campaign = Campaign.open(
                 str(config.get("recipe") or default_recipe),
@@ -120,17 +119,19 @@ class Wiring:
 
     def start(self) -> None:
         """The driver begins: register the campaign, watch it, and track it."""
+        from athanor.campaign.tracking import start_writer
         from athanor.campaign.watch import Watch
 
         register(self.campaign)
         self._watch = Watch(self.campaign)
         self._watch.start()
+        self._writer = start_writer(self.campaign)
 
     def finish(self) -> None:
         """All stages are done."""
         from athanor.campaign.summary import print_summary
 
-        self._watch.stop()
+        self._end()
         if os.environ.get("ATHANOR_SUMMARY") != "later":
             print_summary(self.campaign)
 
@@ -138,8 +139,12 @@ class Wiring:
         """The driver ends with an error: say in two lines what happened and what to type next."""
         from athanor.campaign.watch import print_failures
 
-        self._watch.stop()
+        self._end()
         print_failures(self.campaign)
+
+    def _end(self) -> None:
+        self._watch.stop()
+        print(self._writer.stop(TRACKING_SECONDS), file=sys.stderr)
 
     def _artifact(self, stage: str, wildcards: Any) -> Artifact:
         return self._by_path[f"{stage}/{wildcards.fingerprint}"]

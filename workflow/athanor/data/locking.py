@@ -9,9 +9,9 @@ from athanor.artifacts.run import StageError
 from athanor.artifacts.store import download_folder
 from athanor.data.sources import resolve_source
 from athanor.data.sources.cache import DownloadCache
+from athanor.recipe.consistency import floating
 from athanor.recipe.loading import load_site, project_folder, read_recipe
 from athanor.recipe.problems import RecipeError
-from athanor.recipe.schema import Source, SourceKind
 from athanor.recipe.site import DEFAULT_SITE
 
 
@@ -21,23 +21,23 @@ def lock(name: str, site: str = DEFAULT_SITE) -> int:
     Raises RecipeError for what a lock cannot mend.
     """
     loaded = read_recipe(name)
-    floating = {key: source for key, source in loaded.recipe.data.sources.items() if floats(source)}
-    others = [p for p in loaded.problems if p.key.removeprefix("data.sources.") not in floating]
+    open_sources = {key: source for key, source in loaded.recipe.data.sources.items() if floating(source)}
+    others = [p for p in loaded.problems if p.key.removeprefix("data.sources.") not in open_sources]
     if others:
         raise RecipeError(f"recipe {name}", others)
-    if not floating:
+    if not open_sources:
         print(f"recipe {name}: nothing floats")
         return 0
     cache = DownloadCache(download_folder(load_site(site)))
     locked: dict[str, dict[str, str]] = {}
-    for key, source in floating.items():
+    for key, source in open_sources.items():
         try:
             version, sha256 = resolve_source(source, cache, project_folder())
         except StageError as error:
             print(f"data.sources.{key}: {error}", file=sys.stderr)
             return 1
         locked[key] = {"version": version, "sha256": sha256}
-        print(f"data.sources.{key}: {source.package} {version} {sha256[:12]}")
+        print(f"data.sources.{key}: {source.package or source.path} {version} {sha256[:12]}")
     path = project_folder() / "config" / "recipes" / f"{name}.lock.yaml"
     before = yaml.safe_load(path.read_text()) if path.is_file() else {"data": {"sources": {}}}
     before["data"]["sources"].update(locked)
@@ -46,9 +46,3 @@ def lock(name: str, site: str = DEFAULT_SITE) -> int:
     print(f"wrote {path}")
     return 0
 
-
-def floats(source: Source) -> bool:
-    """Whether the source's version or hash is left open."""
-    if source.kind is SourceKind.LOCAL or not source.package:
-        return False
-    return not source.version or (source.kind in (SourceKind.PIP, SourceKind.APT) and not source.sha256)

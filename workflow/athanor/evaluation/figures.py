@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from athanor.evaluation.results import CampaignResults, CurvePoint, DomainLoss
+from athanor.evaluation.results import CampaignResults, CurvePoint
 from athanor.evaluation.scores import ScoreRow
 from athanor.recipe.schema import Suite
 from athanor.recipe.units import Unit, format_quantity
@@ -18,7 +18,7 @@ from athanor.recipe.units import Unit, format_quantity
 LOSS_FIGURE, VALIDATION_FIGURE, SCORES_FIGURE = "figures/loss.svg", "figures/validation.svg", "figures/scores.svg"
 
 MODEL, CONTROL, BASELINE, INK, FAINT = "#b5451b", "#6b7280", "#2f6f8f", "#1f2937", "#d1d5db"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "athanor",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -83,15 +83,15 @@ def draw_validation(results: CampaignResults) -> Figure:
     domains = sorted(results.domains, key=lambda domain: domain.model, reverse=True)
     figure = Figure(figsize=(8.4, 1.5 + 0.48 * len(domains)), layout="constrained")
     axes = figure.subplots()
-    series = [
+    series: list[tuple[str, str, str, str, list[float | None]]] = [
         ("unigram", "o", "white", BASELINE, [d.unigram for d in domains]),
         ("bigram", "o", BASELINE, BASELINE, [d.bigram for d in domains]),
         ("tokens shuffled", "s", "white", CONTROL, [d.shuffled for d in domains]),
         (results.name, "D", MODEL, MODEL, [d.model for d in domains]),
     ]
     for row, domain in enumerate(domains):
-        values = [v for v in _losses(domain) if v is not None]
-        axes.plot([min(values), max(values)], [row, row], color=FAINT, linewidth=2.5, solid_capstyle="round", zorder=1)
+        span = [loss for loss in (domain.model, domain.unigram, domain.bigram, domain.shuffled) if loss is not None]
+        axes.plot([min(span), max(span)], [row, row], color=FAINT, linewidth=2.5, solid_capstyle="round", zorder=1)
     for name, marker, face, edge, values in series:
         known = [(value, row) for row, value in enumerate(values) if value is not None]
         if known:
@@ -99,7 +99,13 @@ def draw_validation(results: CampaignResults) -> Figure:
             axes.plot(xs, ys, marker, color=edge, markerfacecolor=face, markersize=7.5, markeredgewidth=1.6, label=name)
     for row, domain in enumerate(domains):
         axes.annotate(
-            f"{domain.model:.2f}", (domain.model, row), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8.5, color=MODEL
+            f"{domain.model:.2f}",
+            (domain.model, row),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color=MODEL,
         )
     axes.set_yticks(range(len(domains)), [domain.domain for domain in domains])
     axes.set_ylim(-0.6, len(domains) - 0.3)
@@ -139,17 +145,17 @@ def task_label(row: ScoreRow) -> str:
 def _panel(axes: Axes, rows: Sequence[ScoreRow], name: str) -> None:
     places = range(len(rows) - 1, -1, -1)  # the first on top
     bars: dict[str, Any] = {"linestyle": "none", "capsize": 3, "elinewidth": 1.4, "markersize": 7}
-    before = [(row, y) for row, y in zip(rows, places, strict=True) if row.untrained is not None]
-    axes.errorbar(
-        [row.untrained for row, _ in before], [y for _, y in before], xerr=[row.untrained_stderr for row, _ in before],
-        fmt="o", color=CONTROL, markerfacecolor="white", label="untrained", **bars,
-    )  # fmt: skip
-    axes.errorbar(
-        [row.value for row in rows], list(places), xerr=[row.stderr for row in rows], fmt="D", color=MODEL, label=name, **bars
-    )
+    before = [
+        (row.untrained, row.untrained_stderr or 0.0, y) for row, y in zip(rows, places, strict=True) if row.untrained is not None
+    ]
+    if before:
+        values, errors, ys = zip(*before, strict=True)
+        axes.errorbar(values, ys, xerr=errors, fmt="o", color=CONTROL, markerfacecolor="white", label="untrained", **bars)
+    spread = [row.stderr for row in rows]
+    axes.errorbar([row.value for row in rows], list(places), xerr=spread, fmt="D", color=MODEL, label=name, **bars)
     for row, y in zip(rows, places, strict=True):
         if row.chance is not None:
-            axes.plot([row.chance] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=1.4, linestyle=(0, (1, 1.5)), label="chance")
+            axes.vlines(row.chance, y - 0.3, y + 0.3, color=INK, linewidth=1.4, linestyle=(0, (1, 1.5)), label="chance")
     better = "right" if rows[0].higher_is_better else "left"
     axes.set_xlabel(f"{NAMES[rows[0].metric]} ({better} is better)")
     axes.set_yticks(list(places), [task_label(row) for row in rows])
@@ -165,7 +171,3 @@ def _curve(axes: Axes, points: Sequence[CurvePoint], colour: str, label: str) ->
     smooth = [median(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
     axes.plot(tokens, losses, color=colour, linewidth=0.8, alpha=0.3)
     axes.plot(tokens, smooth, color=colour, linewidth=1.8, label=label)
-
-
-def _losses(domain: DomainLoss) -> tuple[float | None, ...]:
-    return domain.model, domain.unigram, domain.bigram, domain.shuffled

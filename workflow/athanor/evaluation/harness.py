@@ -14,13 +14,20 @@ from athanor.evaluation.scores import Score, ratio_stderr
 from athanor.evaluation.tasks import Metric, OutputType, Task
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def go_offline(cache: Path) -> None:
-    """Keep the Hugging Face libraries off the network and their caches in `cache`. Call it before the first of them is imported."""
+def prepare_environment(cache: Path) -> None:
+    """Keep the Hugging Face libraries off the network, their caches in `cache`, and accelerate out of process groups.
+
+    Call it before the first of them is imported. One process evaluates; with the launcher's variables set, accelerate would
+    open a port to meet ranks that do not exist.
+    """
     os.environ.update(dict.fromkeys(OFFLINE, "1"))
     os.environ["HF_HOME"] = str(cache)
     os.environ["HF_DATASETS_CACHE"] = str(cache / "datasets")
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
 
 
 class Evaluator:

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 from athanor.evaluation.tasks import Document, Metric, OutputType, SuiteError, Task, choose
 from athanor.recipe.schema import Suite
 
-METRICS = (
-    Metric("bits_per_byte", higher_is_better=False),
-    Metric("byte_perplexity", higher_is_better=False),
-    Metric("word_perplexity", higher_is_better=False),
-)
+BYTE_METRICS = (Metric("bits_per_byte", higher_is_better=False), Metric("byte_perplexity", higher_is_better=False))
+WORD_METRIC = Metric("word_perplexity", higher_is_better=False)
+# Bytes a word, with its space. Beyond it (SMILES, proteins) words mean nothing, and exp of a word's loss may overflow.
+LONGEST_MEAN_WORD = 12
 BYTES_PER_POSITION = 8  # text kept of a document for each position the model has: about two or three windows
 
 
@@ -32,13 +31,15 @@ def _task(domain: str, found: Iterable[tuple[str, Document]], limit: int, seed: 
         raise SuiteError(f"domain {domain} has no held-out documents; raise data.held_out_fraction or its max_bytes")
     rows = [{"id": name, "text": first_bytes(document.text, max_bytes)} for name, document in chosen]
     cut = sum(len(row["text"]) < len(document.text) for row, (_, document) in zip(rows, chosen, strict=True))
+    words = sum(len(row["text"].split()) for row in rows)
+    in_words = sum(len(row["text"].encode()) for row in rows) <= LONGEST_MEAN_WORD * words
     rows.sort(key=lambda row: (len(row["text"]), row["id"]))  # lm-eval batches in file order: equal lengths waste no padding
     return Task(
         suite=Suite.HELD_OUT_PERPLEXITY,
         name=f"held_out_{domain}",
         output_type=OutputType.LOGLIKELIHOOD_ROLLING,
         rows=rows,
-        metrics=METRICS,
+        metrics=(*BYTE_METRICS, WORD_METRIC) if in_words else BYTE_METRICS,
         counts={"documents": len(rows), "cut": cut},
     )
 

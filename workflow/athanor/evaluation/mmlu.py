@@ -26,7 +26,9 @@ def mmlu_dev_task(limit: int, seed: int) -> Task:
     """MMLU's development questions in its usual zero-shot form. Raises SuiteError when lm-eval ships others than expected."""
     rows = list(questions())
     if len(rows) != QUESTIONS:
-        raise SuiteError(f"lm-eval's {PROMPTS} holds {len(rows)} four-choice questions, expected {QUESTIONS}; pin lm-eval to 0.4.13")
+        raise SuiteError(
+            f"lm-eval's {PROMPTS} holds {len(rows)} four-choice questions, expected {QUESTIONS}; pin lm-eval to 0.4.13"
+        )
     chosen = choose(rows, limit, seed, lambda row: str(row["id"]))
     return Task(Suite.MMLU_DEV, "mmlu_dev", OutputType.MULTIPLE_CHOICE, chosen, METRICS, {"questions": len(chosen)})
 

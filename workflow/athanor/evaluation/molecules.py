@@ -10,7 +10,10 @@ from athanor.recipe.schema import Suite
 DOMAIN = "molecules"  # sources of this domain: the text ends with the SMILES, which is also the entity
 CHOICES = 4
 NEIGHBOURS = 24  # distractors are drawn from so many compounds closest in length
-METRICS = (Metric("acc", higher_is_better=True, chance=1 / CHOICES), Metric("acc_norm", higher_is_better=True, chance=1 / CHOICES))
+METRICS = (
+    Metric("acc", higher_is_better=True, chance=1 / CHOICES),
+    Metric("acc_norm", higher_is_better=True, chance=1 / CHOICES),
+)
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,14 @@ def molecule_choice_task(held_out: Sequence[Compound], leaks: set[str], limit: i
     clean = [compound for compound in held_out if compound.smiles not in leaks]
     if len(clean) < CHOICES:
         raise SuiteError(
-            f"suite molecule_choice: {len(clean)} of {len(held_out)} held-out compounds are in no training document, at least "
-            f"{CHOICES} are needed; add a source of domain {DOMAIN} whose template ends with its entity (`{{iupac}}\\n{{smiles}}`), "
-            "raise its max_bytes or data.held_out_fraction, or leave the suite out of evaluate.suites"
+            f"suite molecule_choice: {len(clean)} of {len(held_out)} held-out compounds are in no training document, it needs "
+            f"{CHOICES}; add a source of domain {DOMAIN} whose template ends with its entity (`{{iupac}}\n{{smiles}}`), raise "
+            "its max_bytes or data.held_out_fraction, or leave the suite out of evaluate.suites"
         )
     asked = choose(range(len(clean)), limit, seed, lambda place: clean[place].smiles)
     rows = [_question(clean, place, seed) for place in asked]
     counts = {"questions": len(rows), "compounds": len(held_out), "leaked": len(held_out) - len(clean)}
-    return Task(
-        Suite.MOLECULE_CHOICE, "molecule_choice", OutputType.MULTIPLE_CHOICE, rows, METRICS, counts, delimiter=""
-    )
+    return Task(Suite.MOLECULE_CHOICE, "molecule_choice", OutputType.MULTIPLE_CHOICE, rows, METRICS, counts, delimiter="")
 
 
 def _question(clean: Sequence[Compound], place: int, seed: int) -> Row:

@@ -97,7 +97,9 @@ def join(
     milestones = sorted(trainings, key=lambda training: training.tokens)
     final = milestones[-1]
     if missing := sorted(final.validation.keys() - baselines.keys()):
-        raise ResultsError(f"baselines lack the domains {', '.join(missing)} that {final.label} was validated on; run baselines again")
+        raise ResultsError(
+            f"baselines lack the domains {', '.join(missing)} that {final.label} was validated on; run baselines again"
+        )
     domains = [
         DomainLoss(
             domain=domain,
@@ -121,7 +123,12 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "name": results.name,
             "tokens": results.final.tokens,
             "milestones": [
-                {"label": m.label, "tokens": m.tokens, "validation": dict(m.validation), "bits_per_byte": dict(m.bits_per_byte)}
+                {
+                    "label": m.label,
+                    "tokens": m.tokens,
+                    "validation": dict(m.validation),
+                    "bits_per_byte": dict(m.bits_per_byte),
+                }
                 for m in results.milestones
             ],
             "domains": [{**asdict(domain), "margins": domain.margins} for domain in results.domains],

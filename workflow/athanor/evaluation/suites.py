@@ -64,14 +64,12 @@ def evaluate(
             _keep(kept, evaluator.run(tasks, folder / SUITES_FOLDER), tasks)
         finished.append(_read(kept))
     scores = tuple(score for suite in finished for score in suite.scores)
-    write_readme(folder / SUITES_FOLDER, {score.task for score in scores}, settings.batch_size)
+    write_readme(folder / SUITES_FOLDER, {score.task for score in scores})
     write_scores(folder / SCORES_FILE, scores)
     return Finished(scores, {name: count for suite in finished for name, count in suite.counts.items()})
 
 
-def build_tasks(
-    suite: Suite, corpora: Mapping[str, Corpus], settings: Evaluate, max_sequence_length: int
-) -> list[Task]:
+def build_tasks(suite: Suite, corpora: Mapping[str, Corpus], settings: Evaluate, max_sequence_length: int) -> list[Task]:
     """The tasks of one suite: a pure function of the documents and the recipe. Raises SuiteError."""
     match suite:
         case Suite.HELD_OUT_PERPLEXITY:

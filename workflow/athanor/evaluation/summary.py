@@ -16,9 +16,9 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 62rem; m
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem }
 p.lead { color: #4b5563; margin-top: 0 }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e5e7eb }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
 th { font-weight: 600; color: #4b5563 } th:first-child, td:first-child { text-align: left }
-td.model { font-weight: 600; color: #b5451b } td.code { font-family: ui-monospace, monospace; font-size: .85em }
+td.model { font-weight: 600; color: #b5451b }
 figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
 """
 
@@ -27,7 +27,10 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
     """`inputs`: artifact name → fingerprint of everything the report was made of. `figures`: SVG files to embed."""
     final = results.final
     drawings = "".join(f"<figure>{_svg(figure)}</figure>" for figure in figures)
-    milestones = [[escape(m.label), f"{m.tokens:,}", *_cells(m.validation.get(d.domain) for d in results.domains)] for m in results.milestones]
+    milestones = [
+        [escape(m.label), f"{m.tokens:,}", *_cells(m.validation.get(d.domain) for d in results.domains)]
+        for m in results.milestones
+    ]
     sources = [[escape(name), fingerprint[:CHARACTERS_OF_A_FINGERPRINT]] for name, fingerprint in sorted(inputs.items())]
     body = f"""<h1>{escape(results.name)}</h1>
 <p class="lead">{final.tokens:,} tokens trained, {len(results.milestones)} milestones, {len(results.domains)} domains.</p>
@@ -49,7 +52,11 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 def _domain_table(domains: Sequence[DomainLoss]) -> str:
     head = ["domain", "model, nats/token", "bits/byte", "unigram", "bigram", "tokens shuffled", "below bigram by"]
     rows = [
-        [escape(d.domain), *_cells((d.model, d.bits_per_byte, d.unigram, d.bigram, d.shuffled)), f"{d.margins['bigram']:+.3f}"]
+        [
+            escape(d.domain),
+            *_cells((d.model, d.bits_per_byte, d.unigram, d.bigram, d.shuffled)),
+            f"{d.margins['bigram']:+.3f}",
+        ]
         for d in domains
     ]
     return _table(head, rows, model_column=1)

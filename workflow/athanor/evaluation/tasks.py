@@ -74,11 +74,11 @@ def write_task(task: Task, folder: Path) -> None:
     shutil.copyfile(LOADER, folder / LOADER.name)
 
 
-def write_readme(folder: Path, names: Iterable[str], batch_size: int) -> None:
+def write_readme(folder: Path, names: Iterable[str]) -> None:
     """How to repeat the scores by hand."""
     command = (
         f"lm_eval run --model hf --model_args pretrained=MODEL_FOLDER --include_path SUITES_FOLDER \\\n"
-        f"  --tasks {','.join(sorted(names))} --batch_size {batch_size}"
+        f"  --tasks {','.join(sorted(names))} --batch_size 16"
     )
     write_atomically(folder / README, f"# The questions behind scores.json\n\n```\n{command}\n```\n")
 

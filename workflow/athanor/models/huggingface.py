@@ -1,6 +1,6 @@
 """Turns a Megatron checkpoint into a Hugging Face Qwen3-MoE folder, tensor by tensor, and proves that it loads.
 
-Qwen3-MoE is the layout of this decoder that transformers, vLLM and SGLang all read: one tensor an expert and projection.
+Qwen3-MoE is the layout of this decoder that transformers, vLLM and SGLang read: one tensor an expert and projection.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -73,7 +74,7 @@ def configuration(model: Model, dtype: torch.dtype, eos_token_id: int | None, pa
         num_hidden_layers=model.num_layers,
         num_attention_heads=model.num_attention_heads,
         num_key_value_heads=model.num_query_groups,
-        head_dim=model.head_dim,
+        head_dim=model.head_dim,  # type: ignore[call-arg]  # read by the model, not declared by its config
         hidden_act="silu",
         max_position_embeddings=model.max_sequence_length,
         initializer_range=model.init_std,
@@ -84,7 +85,7 @@ def configuration(model: Model, dtype: torch.dtype, eos_token_id: int | None, pa
         use_sliding_window=False,
         num_experts=model.num_experts,
         num_experts_per_tok=model.experts_per_token,
-        # Megatron takes the softmax after the top-k, which is a renormalised softmax; for top-1 it demands the plain one.
+        # Megatron takes the softmax after the top-k, which is a renormalised one; for top-1 it demands the plain softmax.
         norm_topk_prob=model.experts_per_token > 1,
         router_aux_loss_coef=model.aux_loss_coefficient,
         decoder_sparse_step=1,
@@ -180,7 +181,8 @@ def verify(folder: Path, shards: dict[str, list[Conversion]], dtype: torch.dtype
     """
     wrong = [problem for name, pieces in shards.items() for problem in _compare_file(folder / name, pieces, dtype)]
     if not wrong:
-        _, report = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", output_loading_info=True)
+        report: dict[str, Any] = loaded[1]
         wrong = [f"{kind}: {', '.join(map(str, sorted(found)[:5]))}" for kind, found in report.items() if found]
     if wrong:
         raise ExportError(f"{folder} does not load as Qwen3-MoE: {'; '.join(wrong[:10])}; delete the folder and export again")
@@ -203,7 +205,9 @@ def _attention(model: Model, layer: int) -> Iterator[Conversion]:
     # The norm before attention is fused with linear_qkv in Transformer Engine; checkpoints name it so for both specs.
     fused_norm = ours + "self_attention.linear_qkv.layer_norm_weight"
     yield _one(fused_norm, (layer,), theirs + "input_layernorm.weight", norm)
-    projections = tuple((f"{theirs}self_attn.{p}_proj.weight", (n, hidden)) for p, n in (("q", queries), ("k", keys), ("v", keys)))
+    projections = tuple(
+        (f"{theirs}self_attn.{p}_proj.weight", (n, hidden)) for p, n in (("q", queries), ("k", keys), ("v", keys))
+    )
     fused = ours + "self_attention.linear_qkv.weight"
     yield Conversion(fused, (layer,), projections, lambda tensor: split_query_key_value(tensor, model))
     yield _one(ours + "self_attention.q_layernorm.weight", (layer,), theirs + "self_attn.q_norm.weight", (dim,))

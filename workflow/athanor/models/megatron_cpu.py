@@ -8,9 +8,9 @@ nothing, so a GPU run never meets it. Call it before the first `import megatron.
 
 import contextlib
 import functools
-import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,17 +27,23 @@ def install() -> bool:
         return False
     if not _installed:
         _installed = True
+        # A dozen lines at every start, about what this machine cannot have.
+        warnings.filterwarnings("ignore", message=".*Apex .*not installed|full scope is deprecated")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed|megatron.core")
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         for piece in PIECES:
             piece()
     return True
 
 
 def _no_torch_compile() -> None:
-    """megatron/core/jit.py compiles about 40 small functions: two seconds and a C++ compiler for no speed on a CPU."""
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    import torch._dynamo
+    """megatron/core/jit.py compiles about 40 small functions: for no speed on a CPU, it needs a C++ compiler and imports
+    torch._dynamo (1.4 s of a start). Its decorator becomes the identity."""
 
-    torch._dynamo.config.disable = True
+    def leave(function: Any = None, **_options: Any) -> Any:
+        return leave if function is None else function
+
+    torch.compile = leave
 
 
 def _current_device_is_cpu() -> None:
@@ -225,8 +231,23 @@ def _sequence_parallel_norm() -> None:
     torch_norm.WrappedTorchNorm.__new__ = build
 
 
+def _one_pass_cross_entropy() -> None:
+    """Megatron's vocabulary-parallel loss makes eight passes over the logits; where one rank has them all, torch's two."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    over_ranks = tensor_parallel.vocab_parallel_cross_entropy
+
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+        if parallel_state.get_tensor_model_parallel_world_size() > 1 or label_smoothing:
+            return over_ranks(logits, labels, label_smoothing)
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+        return losses.view_as(labels)
+
+    tensor_parallel.vocab_parallel_cross_entropy = cross_entropy
+
+
 PIECES: tuple[Callable[[], None], ...] = (
     _no_torch_compile, _current_device_is_cpu, _cuda_copies_are_noops, _cuda_literals_mean_cpu, _streams_are_noops,
     _optimizer_accepts_cpu_tensors, _random_states_on_cpu, _router_gemm_without_te, _all_to_all_split_sizes,
-    _one_step_count_per_group, _sequence_parallel_norm,
+    _one_step_count_per_group, _sequence_parallel_norm, _one_pass_cross_entropy,
 )  # fmt: skip

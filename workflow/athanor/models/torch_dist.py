@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader, LoadPlan, LoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 
 COMPLETE = "metadata.json"  # Megatron-Core writes it last
 
@@ -70,7 +70,10 @@ class ShardedCheckpoint:
         return self._tensors[name]
 
     def _chunks(self, name: str, begin: tuple[int, ...], size: tuple[int, ...]) -> list[ChunkStorageMetadata]:
-        """Chunks that may overlap: a layer's own where layers are stacked (else 94 layers of 128 experts are quadratic)."""
+        """Chunks that may overlap: those of the same layer, where layers are stacked.
+
+        Looking through all of them for every expert of 94 layers of 128 would be quadratic: 145 million comparisons.
+        """
         if name not in self._by_first_offset:
             by_offset: dict[int, list[ChunkStorageMetadata]] = defaultdict(list)
             for chunk in self._tensors[name].chunks:

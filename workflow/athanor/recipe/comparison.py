@@ -19,11 +19,7 @@ def changed_keys(before: Recipe, after: Recipe) -> list[tuple[str, object, objec
     """Dotted key, value before, value after; None where a recipe lacks the key."""
     one, two = flatten(before, "recipe"), flatten(after, "recipe")
     keys = [*two, *(key for key in one if key not in two)]
-    return [
-        (k.removeprefix("recipe."), one.get(k), two.get(k))
-        for k in keys
-        if one.get(k) != two.get(k) and k != "recipe.name"
-    ]
+    return [(k.removeprefix("recipe."), one.get(k), two.get(k)) for k in keys if one.get(k) != two.get(k) and k != "recipe.name"]
 
 
 def compare_stages(before: Recipe, after: Recipe) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from athanor.recipe.environments import environments
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Precision, Recipe, Schedule, SourceKind, Suite
+from athanor.recipe.schema import Precision, Recipe, Schedule, Source, SourceKind, Suite
 from athanor.recipe.units import Unit, format_quantity
 
 SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
@@ -26,9 +26,7 @@ def _divides(where: str, number: int, by: str, divisor: int) -> Iterator[Problem
 
 def _model(r: Recipe) -> Iterator[Problem]:
     m = r.model
-    yield from _divides(
-        "model.num_attention_heads", m.num_attention_heads, "model.num_query_groups", m.num_query_groups
-    )
+    yield from _divides("model.num_attention_heads", m.num_attention_heads, "model.num_query_groups", m.num_query_groups)
     if m.head_dim % 2:
         yield Problem("model.head_dim", m.head_dim, f"rotary positions need an even width; use {m.head_dim + 1}")
     if m.experts_per_token > m.num_experts:
@@ -53,9 +51,7 @@ def _layout(r: Recipe) -> Iterator[Problem]:
     yield from _divides("model.vocab_size", m.vocab_size, f"{where}.tensor", p.tensor)
     yield from _divides("model.num_layers", m.num_layers, f"{where}.pipeline", p.pipeline)
     yield from _divides("model.num_experts", m.num_experts, f"{where}.expert", p.expert)
-    yield from _divides(
-        "pretrain.sequence_length", r.pretrain.sequence_length, "2×context×tensor", _cut(p.context, p.tensor)
-    )
+    yield from _divides("pretrain.sequence_length", r.pretrain.sequence_length, "2×context×tensor", _cut(p.context, p.tensor))
     if p.ranks % model_ranks == 0 and (p.ranks // p.pipeline) % p.expert:
         each = p.ranks // p.pipeline
         legal = [n for n in range(1, each + 1) if each % n == 0 and m.num_experts % n == 0]
@@ -89,9 +85,7 @@ def _milestones(r: Recipe) -> Iterator[Problem]:
     for i, tokens in enumerate(p.milestone_tokens):
         if tokens >= p.token_budget:
             budget = format_quantity(p.token_budget, Unit.TOKENS)
-            advice = (
-                f"does not fit pretrain.token_budget={budget}, where the last milestone ends by itself; leave it out"
-            )
+            advice = f"does not fit pretrain.token_budget={budget}, where the last milestone ends by itself; leave it out"
             yield Problem(f"pretrain.milestone_tokens[{i}]", format_quantity(tokens, Unit.TOKENS), advice)
     yield from _fits_budget("pretrain.warmup_tokens", p.warmup_tokens, p.token_budget)
     if p.schedule is Schedule.WSD:
@@ -102,9 +96,14 @@ def _milestones(r: Recipe) -> Iterator[Problem]:
 
 def _fits_budget(where: str, tokens: int, room: int) -> Iterator[Problem]:
     if tokens > room:
-        yield Problem(
-            where, format_quantity(tokens, Unit.TOKENS), f"more than the {max(room, 0)} tokens there are for it"
-        )
+        yield Problem(where, format_quantity(tokens, Unit.TOKENS), f"more than the {max(room, 0)} tokens there are for it")
+
+
+def floating(source: Source) -> str:
+    """What is left open about which bytes a source is: `version`, `sha256`, or nothing."""
+    if source.kind is not SourceKind.LOCAL and not source.version:
+        return "version"
+    return "" if source.sha256 or source.kind is SourceKind.HUGGINGFACE else "sha256"  # a hub revision is a hash
 
 
 def _sources(r: Recipe) -> Iterator[Problem]:
@@ -115,16 +114,13 @@ def _sources(r: Recipe) -> Iterator[Problem]:
         if not name.replace("_", "").isalnum():
             yield Problem(where, None, "a source's name is letters, digits and _ (it becomes a file name)")
         if source.licence not in r.data.licences_allowed:
-            advice = (
-                f"not among data.licences_allowed={r.data.licences_allowed}; add it there if this campaign may use it"
-            )
+            advice = f"not among data.licences_allowed={r.data.licences_allowed}; add it there if this campaign may use it"
             yield Problem(f"{where}.licence", source.licence, advice)
-        if source.kind is not SourceKind.LOCAL:
-            if not source.package:
-                yield Problem(f"{where}.package", source.package, f"{where}.kind={source.kind} needs a package name")
-            elif not source.version or (source.kind in (SourceKind.PIP, SourceKind.APT) and not source.sha256):
-                advice = f"floats (no version or sha256); lock it: athanor recipe lock {r.name}"
-                yield Problem(where, f"{source.package} {source.version}".strip(), advice)
+        if source.kind is not SourceKind.LOCAL and not source.package:
+            yield Problem(f"{where}.package", source.package, f"kind {source.kind} needs a package name")
+        elif missing := floating(source):
+            named = f"{source.package or source.path} {source.version}".strip()
+            yield Problem(where, named, f"floats (no {missing}); lock it: athanor recipe lock {r.name}")
         if source.sha256 and not (len(source.sha256) == 64 and set(source.sha256) <= set("0123456789abcdef")):
             yield Problem(f"{where}.sha256", source.sha256, "expected 64 hexadecimal digits")
 

@@ -22,9 +22,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no white space. Raises IdentityError for what has no single spelling."""
-    return json.dumps(
-        plain(value, "identity"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    return json.dumps(plain(value, "identity"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def flatten(value: Any, prefix: str) -> dict[str, Any]:

@@ -141,7 +141,8 @@ def _lay_out(r: Recipe, graph: Lifecycle) -> None:
         curves[SHUFFLED] = graph.add("pretrain", SHUFFLED, section, {"start": start, **tokens})
     windows = {f"pretrain.{k}": getattr(r.pretrain, k) for k in ("sequence_length", "validation_tokens")}
     domains = {f"domains.{name}": source.domain for name, source in used.items()}
-    baselines = graph.add("baselines", "ngram", {**windows, **domains}, tokens)
+    rows = {"model.vocab_size": r.model.vocab_size}  # every row of the embedding has a probability
+    baselines = graph.add("baselines", "ngram", {**windows, **domains, **rows}, tokens)
 
     scores: dict[str, Artifact] = {}
     for label, checkpoint in ((UNTRAINED, start), (list(milestones)[-1], last)):

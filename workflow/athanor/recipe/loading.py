@@ -51,7 +51,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Loaded:
     data = _read_file("recipes", name)
     _apply_overrides(data, overrides, problems)
     typed = walk(Recipe, data, "", problems)
-    typed.setdefault("name", _file_name(name))
+    typed["name"] = _called(Path(name).stem if name.endswith(".yaml") else name, typed, problems)
     recipe = _build(Recipe, typed)
     problems += _not_caused_by(problems, inconsistencies(recipe, project_folder()))
     return Loaded(recipe, tuple(problems))
@@ -84,7 +84,7 @@ def load_site(name: str) -> Site:
     """The site `name`. Raises RecipeError with every problem."""
     problems: list[Problem] = []
     typed = walk(Site, _read_file("sites", name), "", problems)
-    typed.setdefault("name", _file_name(name))
+    typed["name"] = _called(name, typed, problems)  # a path stays one: jobs load the site by this name
     if problems:
         raise RecipeError(f"site {name}", problems)
     return _build(Site, typed)
@@ -104,8 +104,11 @@ def parse_set(value: object) -> list[str]:
     return [text]
 
 
-def _file_name(name: str) -> str:
-    return Path(name).stem if name.endswith(".yaml") else name
+def _called(name: str, typed: dict[str, Any], problems: list[Problem]) -> str:
+    """`name`, from the file's; a key `name` that says otherwise is a problem."""
+    if (given := typed.get("name", name)) != name:
+        problems.append(Problem("name", given, f"is the file's own name, {name}; leave the key out (campaign= names a campaign)"))
+    return name
 
 
 def _build(schema: type[T], typed: dict[str, Any]) -> T:

@@ -111,9 +111,7 @@ class Source:
     template: str = key("{text}", "the document's text, made from its fields: `{iupac}\\n{smiles}`")
     entity: str = key("", "template of what the document is about (a SMILES string): splits and leak checks go by it")
     max_bytes: int = key(0, "cap on the text taken, 0 for all", unit=Unit.BYTES, low=0)
-    shards: int = key(
-        1, "parts the training documents are cut into; each is tokenized by its own job", low=1, high=100_000
-    )
+    shards: int = key(1, "parts the training documents are cut into; each is tokenized by its own job", low=1, high=100_000)
 
 
 @dataclass
@@ -131,9 +129,7 @@ class Tokenizer:
     """Byte-level BPE trained on the training documents."""
 
     vocab_size: int = key(4096, "entries, special tokens included", low=300, high=1_000_000)
-    sample_bytes: int = key(
-        10_000_000, "training text taken from all sources by mixture weight", unit=Unit.BYTES, above=0
-    )
+    sample_bytes: int = key(10_000_000, "training text taken from all sources by mixture weight", unit=Unit.BYTES, above=0)
     min_frequency: int = key(2, "pairs rarer than this are not merged", low=1)
     special_tokens: list[str] = key(
         ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"], "the first ends a document, the second pads"
@@ -225,9 +221,7 @@ class Pretrain:
     decay_shape: DecayShape = key(DecayShape.LINEAR, "linear | one_minus_sqrt")
     precision: Precision = key(Precision.FP32, "fp32 | bf16 | fp8_delayed | fp8_tensorwise | fp8_blockwise")
     mixture: dict[str, float] = key({}, "weight of each source among the samples; scaled to sum to one")
-    validate_every_tokens: int = key(
-        200_000, "tokens between two validations (logging, not identity)", unit=Unit.TOKENS, above=0
-    )
+    validate_every_tokens: int = key(200_000, "tokens between two validations (logging, not identity)", unit=Unit.TOKENS, above=0)
     validation_tokens: int = key(20_000, "held-out tokens a domain is validated on, at most", unit=Unit.TOKENS, above=0)
     log_every_steps: int = key(10, "steps between two logged points (logging, not identity)", low=1)
     shuffled_control: bool = key(False, "also train the same model on samples whose tokens are shuffled")

@@ -14,18 +14,14 @@ class StageResources:
 
     cpus_per_task: int = key(0, "cores a rank; 0 takes `default`'s", low=0)
     memory: int = key(0, "memory a node; 0 takes `default`'s", unit=Unit.BYTES, low=0)
-    runtime: int = key(
-        0, "walltime of one job; long stages are requeued; 0 takes `default`'s", unit=Unit.MINUTES, low=0
-    )
+    runtime: int = key(0, "walltime of one job; long stages are requeued; 0 takes `default`'s", unit=Unit.MINUTES, low=0)
     gpus_per_node: int = key(0, "GPUs a node", low=0, high=64)
     partition: str = key("", "Slurm partition")
     account: str = key("", "Slurm account")
     qos: str = key("", "Slurm quality of service")
     constraint: str = key("", "Slurm node features")
     extra: str = key("", "more sbatch options: `--switches=1 --mail-type=FAIL`")
-    launch_prefix: str = key(
-        "", "put before the command on every rank: `apptainer exec --nv image.sif`; empty takes `default`'s"
-    )
+    launch_prefix: str = key("", "put before the command on every rank: `apptainer exec --nv image.sif`; empty takes `default`'s")
     python: str = key("", "interpreter of the stage's environment; empty takes `default`'s, then the driver's own")
 
 

@@ -131,11 +131,7 @@ def _out_of_range(value: Any, spec: Field[Any]) -> str:
     low, high, above = (spec.metadata.get(k) for k in ("low", "high", "above"))
     if isinstance(value, str | bool):
         return ""
-    if (
-        (low is not None and value < low)
-        or (high is not None and value > high)
-        or (above is not None and value <= above)
-    ):
+    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
         bounds = [f"at least {low:g}"] if low is not None else [f"above {above:g}"] if above is not None else []
         bounds += [f"at most {high:g}"] if high is not None else []
         return f"must be {' and '.join(bounds)}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.data.documents import HELD_OUT_FILE, read_documents, training_file
-from athanor.evaluation.harness import go_offline
+from athanor.evaluation.harness import prepare_environment
 from athanor.evaluation.scores import SCORES_FILE
 from athanor.evaluation.suites import Corpus, evaluate, suite_files
 from athanor.evaluation.tasks import SuiteError
@@ -12,7 +12,7 @@ from athanor.evaluation.tasks import SuiteError
 
 def run(stage: StageRun) -> Outcome:
     """`scores.json` of the model, and `suites/`, with which lm-eval's own command repeats it."""
-    go_offline(stage.folder / "cache")
+    prepare_environment(stage.folder / "cache")
     recipe = stage.recipe
     batches = 0
 

@@ -1,5 +1,7 @@
 """Turn a checkpoint into a Hugging Face folder, and prove that it loads."""
 
+from transformers.utils.logging import disable_progress_bar
+
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.huggingface import ExportError, export
 from athanor.models.torch_dist import CheckpointError
@@ -9,6 +11,7 @@ MODEL_FOLDER = "model"
 
 def run(stage: StageRun) -> Outcome:
     """`model/`: weights, config and tokenizer, as `transformers`, vLLM and lm-eval read them."""
+    disable_progress_bar()
     checkpoint = stage.input_named("checkpoint")
 
     def progress(done: int, total: int) -> None:
@@ -28,7 +31,10 @@ def run(stage: StageRun) -> Outcome:
     except (CheckpointError, ExportError) as error:
         raise StageError(str(error)) from error
     trained = {name: checkpoint.counters[name] for name in ("step", "tokens") if name in checkpoint.counters}
+    sizes = {"parameters": exported.parameters, "weight_bytes": exported.weight_bytes}
+    params = {**sizes, "dtype": stage.recipe.export.dtype, "format": "Qwen3MoeForCausalLM"}
+    stage.spool.model(stage.instance, int(trained.get("step", 0)), MODEL_FOLDER, params, source="huggingface")
     return Outcome(
         files=tuple(f"{MODEL_FOLDER}/{name}" for name in exported.files),
-        counters={**trained, "parameters": exported.parameters, "weight_bytes": exported.weight_bytes},
+        counters={**trained, **sizes},
     )

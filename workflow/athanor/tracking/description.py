@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from athanor.tracking.lineage import Inputs
-from athanor.tracking.mlflow_adapter import model_link, run_link
+from athanor.tracking.mlflow_adapter import TrackedRun, run_link
 from athanor.tracking.records import Start
 
 MAX_ROWS = 40  # a note holds about 5000 characters
@@ -22,24 +22,22 @@ class Row:
 
 
 def run_note(start: Start, inputs: Inputs, folder: str) -> str:
-    """One attempt: its artifact, and a link to each upstream's run and model."""
-    lines = [f"**{start.name}**, attempt {start.attempt}. In the store: `{folder}`", ""]
-    rows = []
+    """One attempt: a link to each upstream's run, and its folder. Links first: MLflow folds what follows away."""
+    links = []
     for origin in inputs.origins[:MAX_ROWS]:
-        name = f"{origin.upstream.stage}/{origin.upstream.instance}"
-        run = origin.run
-        link = f"[{name}]({run_link(run.experiment_id, run.run_id)})" if run else f"{name} (not in this MLflow)"
-        rows.append(f"| {origin.upstream.name} | {link} |")
-    if rows:
-        lines += ["| made from | run |", "| --- | --- |", *rows]
+        name, run = f"{origin.upstream.stage}/{origin.upstream.instance}", origin.run
+        links.append(f"[{name}]({run_link(run.experiment_id, run.run_id)})" if run else f"{name} (not in this MLflow)")
     if len(inputs.origins) > MAX_ROWS:
-        lines.append(f"\nand {len(inputs.origins) - MAX_ROWS} more, in the tags `upstream.*`")
-    experiments = {run.experiment_id for origin in inputs.origins if (run := origin.run)}
-    if inputs.models and len(experiments) == 1:
-        (experiment,) = experiments
-        models = ", ".join(f"[{m.name}]({model_link(experiment, m.model_id)})" for m in inputs.models[:MAX_ROWS])
-        lines += ["", f"Weights from: {models}"]
-    return "\n".join(lines)
+        links.append(f"{len(inputs.origins) - MAX_ROWS} more, in the tags `upstream.*`")
+    made_from = f"Made from {', '.join(links)}" if links else "Made from the recipe alone"
+    return f"{made_from}\n\nIn the store: `{folder}`"
+
+
+def model_note(run: TrackedRun) -> str:
+    """One model: the run that made it and the datasets that run read."""
+    datasets = ", ".join(f"{d.name} ({d.digest})" for d in run.datasets[:MAX_ROWS])
+    text = f"Made by [{run.name}]({run_link(run.experiment_id, run.run_id)})"
+    return f"{text} from the datasets {datasets}" if datasets else text
 
 
 def campaign_note(campaign: str, total: int, rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Where a store's tracking goes: the MLflow address, the writer's own files, and which campaign an artifact's runs join.
+"""Where a store's tracking goes: the MLflow address, the writer's files, and the campaign an artifact's runs join.
 
 STORE/mlflow/mlflow.db, artifacts/       the default database
 STORE/tracking/CAMPAIGN/                 writer.json (lock), state-KEY.json, artifacts.json, stop, writer.log
@@ -29,7 +29,7 @@ class Destination:
     @property
     def shown(self) -> str:
         """The URI without user and password."""
-        return re.sub(r"//[^/@]*@", "//", self.uri)
+        return without_password(self.uri)
 
     @property
     def key(self) -> str:
@@ -73,3 +73,8 @@ class Destination:
 
     def _claim_path(self, artifact: str) -> Path:
         return self.store / artifact / FOLDER / f"{self.key}.campaign"
+
+
+def without_password(text: str) -> str:
+    """`text` with `user:password@` taken out of the addresses in it."""
+    return re.sub(r"//[^/@\s]*@", "//", text)

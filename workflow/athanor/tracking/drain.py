@@ -53,7 +53,7 @@ class Drain:
             progress = self._progress(folder, path)
             try:
                 taken += self._drain_spool(path, paths[:position], progress)
-            except (SpoolVersionError, OSError) as error:
+            except (SpoolVersionError, Refused, OSError) as error:
                 self._once(f"{folder}: {error}")
                 continue
             self._note_death(path, progress, superseded=position + 1 < len(paths))
@@ -77,9 +77,7 @@ class Drain:
             state.spools.clear()
         state.experiment_id = experiment
         state.parent_run_id = (
-            found.run_id
-            if found
-            else self._adapter.create_run(experiment, self._campaign, int(time.time() * 1000), "", key)
+            found.run_id if found else self._adapter.create_run(experiment, self._campaign, int(time.time() * 1000), "", key)
         )
 
     def _progress(self, folder: str, path: Path) -> Progress:
@@ -166,7 +164,9 @@ class Drain:
             "instance": start.instance,
             "attempt": str(start.attempt),
             "host": start.host,
-            "git_commit": start.git_commit,
+            mlflow_adapter.USER: path.owner(),
+            mlflow_adapter.SOURCE: f"athanor stage {start.stage}",
+            mlflow_adapter.COMMIT: start.git_commit,
             **{f"upstream.{u.name}": f"{u.stage}/{u.fingerprint}" for u in start.upstreams},
         }
         name = start.name if start.attempt == 1 else f"{start.name} #{start.attempt}"
@@ -175,7 +175,7 @@ class Drain:
         )
 
     def _start(self, record: Record, path: Path, progress: Progress) -> None:
-        """Parameters, and what the attempt takes in: datasets, models and links. An attempt started again runs again."""
+        """Parameters, and what the attempt takes in: datasets, models and links. One that ended may start again."""
         start = _start_of(record, path)
         progress.ended, progress.status = False, RUNNING
         self._adapter.set_status(progress.run_id, RUNNING)
@@ -191,10 +191,11 @@ class Drain:
     def _model(self, record: Record, path: Path, progress: Progress) -> None:
         payload = record.payload
         where = f"{self._folder(path)}/{text(payload, 'path')}"
-        params = {**flat(mapping(payload.get("params"))), "step": str(record.step), "store_path": where}
+        params = {**flat(mapping(payload.get("params"))), "store_path": where}
         run = self._adapter.run(progress.run_id)
-        key = f"{run.tags[mlflow_adapter.TRACKING_ID]}#{record.seq}"
-        self._adapter.log_output_model(run, key, text(payload, "name"), record.step, text(payload, "source"), params)
+        self._adapter.log_output_model(
+            run, text(payload, "name"), record.step, text(payload, "source"), params, description.model_note(run)
+        )
 
     def _artifact(self, record: Record, path: Path, progress: Progress) -> None:
         below = text(record.payload, "path")
@@ -212,7 +213,9 @@ class Drain:
             self._whole_curve(earlier, path, progress)
             results = flat(mapping(record.payload.get("counters")), "result.")
             self._adapter.log_params(progress.run_id, results)
-            self._lineage.ensure_model(self._adapter.run(progress.run_id), _start_of(record, path), self._folder(path))
+            run = self._adapter.run(progress.run_id)
+            note = description.model_note(run)
+            self._lineage.ensure_model(run, _start_of(record, path), self._folder(path), note)
         progress.seconds = float(text(record.payload, "seconds") or 0)
         tags = {"message": text(record.payload, "message"), "seconds": str(progress.seconds)}
         self._adapter.tag(progress.run_id, {**tags, mlflow_adapter.STATUS: status})

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from athanor.tracking.mlflow_adapter import FINGERPRINT, TRACKING_ID, Dataset, MlflowAdapter, Model, TrackedRun
+from athanor.tracking.mlflow_adapter import FINGERPRINT, Dataset, MlflowAdapter, Model, TrackedRun
 from athanor.tracking.records import Start, Upstream
 
 CARRIES_TEXT = frozenset({"fetch", "tokenize"})  # their datasets are what the next stage reads
@@ -58,12 +58,11 @@ class Lineage:
                         scored = model.model_id
         return Inputs(origins, tuple(datasets.values())[:MAX_DATASETS], tuple(models.values())[:MAX_MODELS], scored)
 
-    def ensure_model(self, run: TrackedRun, start: Start, folder: str) -> None:
+    def ensure_model(self, run: TrackedRun, start: Start, folder: str, note: str) -> None:
         """A finished stage that makes weights leaves a model, also when it recorded none itself."""
         if start.stage in CARRIES_WEIGHTS and not run.outputs:
-            name, record = f"{start.stage}-{start.instance}", f"{run.tags[TRACKING_ID]}#result"
-            params = {"store_path": folder, "fingerprint": start.fingerprint, "step": "0"}
-            self._adapter.log_output_model(run, record, name, 0, start.stage, params)
+            params = {"store_path": folder, "fingerprint": start.fingerprint}
+            self._adapter.log_output_model(run, f"{start.stage}-{start.instance}", 0, start.stage, params, note)
 
     def _weights(self, run: TrackedRun) -> list[Model]:
         """The newest model a run made; where it made none, those it took in."""

@@ -4,25 +4,31 @@ Every write can be repeated: runs and models are looked up by tag before they ar
 stamps (MLflow's SQL stores drop a point that is already there), inputs and outputs are sets.
 """
 
+import contextlib
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from athanor.tracking.destination import without_password
+
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 TRACKING_ID, SEQ, CAMPAIGN, FINGERPRINT, STATUS = "tracking_id", "spool_seq", "campaign", "fingerprint", "status"
-RECORD = "spool_record"  # on a logged model: tracking_id#seq
+RECORD = "record"  # on a logged model: tracking_id#name@step
 NOTE, PARENT, USER = "mlflow.note.content", "mlflow.parentRunId", "mlflow.user"
+SOURCE, COMMIT = "mlflow.source.name", "mlflow.source.git.commit"
 BATCH = 900  # MLflow takes 1000 entities a call; the rest is for tags
 PARAM_BATCH = 90
+TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}  # else the pages of agents and prompts
 MAX_VALUE, MAX_NAME, MAX_DIGEST, MAX_PROFILE = 5_000, 250, 36, 16_000
 DISTANT_SERVER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # else 247 s a call
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,18 +97,19 @@ def _translated(
     """Sort what MLflow and its database raise into Refused and Unavailable."""
 
     @wraps(call)
-    def translated(self: "MlflowAdapter", *args: P.args, **kwargs: P.kwargs) -> R:
+    def translated(self: "MlflowAdapter", /, *args: P.args, **kwargs: P.kwargs) -> R:
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
-        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
         try:
             return call(self, *args, **kwargs)
         except MlflowException as error:
-            kind = Refused if error.error_code in REFUSALS else Unavailable
-            raise kind(f"{error.error_code}: {str(error)[:500]}") from error
+            for_good = error.error_code in REFUSALS or isinstance(error.__cause__, DataError | IntegrityError)
+            kind = Refused if for_good else Unavailable
+            raise kind(without_password(f"{error.error_code}: {str(error)[:500]}")) from error
         except (SQLAlchemyError, RequestException, OSError) as error:
-            raise Unavailable(f"{type(error).__name__}: {str(error)[:500]}") from error
+            raise Unavailable(without_password(f"{type(error).__name__}: {str(error)[:500]}")) from error
 
     return translated
 
@@ -121,6 +128,7 @@ class MlflowAdapter:
     def _connect(self) -> None:
         import mlflow
 
+        _check_sqlite(self._uri)
         mlflow.set_tracking_uri(self._uri)  # create_external_model has no client of its own
         self._client = mlflow.MlflowClient(self._uri)
 
@@ -130,7 +138,7 @@ class MlflowAdapter:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             location = (self._artifact_root / _safe_name(name)).as_uri() if self._artifact_root else None
-            return str(self._client.create_experiment(name, artifact_location=location))
+            return str(self._client.create_experiment(name, artifact_location=location, tags=TRAINING_PAGES))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -144,7 +152,7 @@ class MlflowAdapter:
         found = self._client.search_runs(
             list(experiments), wanted, ViewType.ALL, max_results=1, order_by=["attributes.start_time DESC"]
         )
-        return _tracked(found[0]) if found else None
+        return _tracked(self._client.get_run(found[0].info.run_id)) if found else None  # with its input models
 
     @_translated
     def experiments(self) -> list[str]:
@@ -168,7 +176,10 @@ class MlflowAdapter:
         nested = {PARENT: parent} if parent else {}
         return str(
             self._client.create_run(
-                experiment, start_time=start_time, run_name=name, tags={**_clean(tags), **nested}
+                experiment,
+                start_time=start_time,
+                run_name=name,
+                tags={**{key: value for key, value in _clean(tags).items() if value}, **nested},
             ).info.run_id
         )
 
@@ -177,10 +188,7 @@ class MlflowAdapter:
         """Points in batches, the tags with the last; `model_id` also shows them on that model's page."""
         from mlflow.entities import Metric, RunTag
 
-        metrics = [
-            Metric(_safe_name(p.name), p.value, p.time, p.step, model_id=model_id or None, run_id=run_id)
-            for p in points
-        ]
+        metrics = [Metric(_safe_name(p.name), p.value, p.time, p.step, model_id=model_id or None, run_id=run_id) for p in points]
         for begin in range(0, max(1, len(metrics)), BATCH):
             last = begin + BATCH >= len(metrics)
             with_tags = [RunTag(key, value) for key, value in _clean(tags).items()] if last else []
@@ -219,14 +227,12 @@ class MlflowAdapter:
             self._client.log_inputs(run_id, models=inputs)
 
     @_translated
-    def log_output_model(
-        self, run: TrackedRun, record: str, name: str, step: int, kind: str, params: Mapping[str, str]
-    ) -> Model:
-        """A model the run made, whose bytes stay in the store; found again by `record`."""
+    def log_output_model(self, run: TrackedRun, name: str, step: int, kind: str, params: Mapping[str, str], note: str) -> Model:
+        """A model the run made, whose bytes stay in the store; a run has one of a name and step."""
         import mlflow
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-        experiments = [run.experiment_id]
+        experiments, record = [run.experiment_id], f"{run.tags[TRACKING_ID]}#{_model_name(name)}@{step}"
         found = self._client.search_logged_models(experiments, filter_string=f"tags.`{RECORD}` = '{record}'")
         ready = [model for model in found if model.status is LoggedModelStatus.READY]
         for torn in found:
@@ -239,9 +245,9 @@ class MlflowAdapter:
                 name=_model_name(name),
                 source_run_id=run.run_id,
                 experiment_id=run.experiment_id,
-                params=_clean(params),
+                params=_clean({**params, "step": str(step)}),
                 model_type=kind,
-                tags={RECORD: record},
+                tags={key: run.tags[key] for key in (USER, SOURCE) if key in run.tags} | {RECORD: record, NOTE: note},
             )
         )
         self._client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step)])
@@ -263,10 +269,10 @@ class MlflowAdapter:
 
     @_translated
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Set tags; empty ones are left out."""
         from mlflow.entities import RunTag
 
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _clean(tags).items()])
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _clean(tags).items() if value])
 
     @_translated
     def set_status(self, run_id: str, status: str, end_time: int | None = None) -> None:
@@ -277,14 +283,21 @@ class MlflowAdapter:
             self._client.set_terminated(run_id, status, end_time)
 
 
+def _check_sqlite(uri: str) -> None:
+    """Raise OSError at once where a sqlite file cannot be opened: MLflow itself would try for 100 seconds."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise OSError(f"{path}: {error}") from error
+
+
 def run_link(experiment_id: str, run_id: str) -> str:
     """The run's page, relative to MLflow's own address."""
     return f"#/experiments/{experiment_id}/runs/{run_id}"
-
-
-def model_link(experiment_id: str, model_id: str) -> str:
-    """The model's page, relative to MLflow's own address."""
-    return f"#/experiments/{experiment_id}/models/{model_id}"
 
 
 def _tracked(run: "Run") -> TrackedRun:
@@ -312,8 +325,9 @@ def _tracked(run: "Run") -> TrackedRun:
 
 
 def _safe_name(name: str) -> str:
-    """Names may hold letters, digits, `_`, `-`, `.`, space, `:` and `/`."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:MAX_NAME]
+    """Names may hold letters, digits, `_`, `-`, `.`, space and `:`, with `/` between parts that are none of `.`, `..`."""
+    parts = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:MAX_NAME].split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
 
 
 def _model_name(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from athanor.tracking.destination import Destination
 from athanor.tracking.lock import process_start, replace_text
-from athanor.tracking.mlflow_adapter import Unavailable
+from athanor.tracking.mlflow_adapter import TrackingError
 from athanor.tracking.writer import Summary, Writer, summary, to_stderr
 
 POLL_SECONDS = 2.0
@@ -33,11 +33,11 @@ def follow(writer: Writer, ending: threading.Event, is_over: Callable[[], bool],
         last, problem = ending.is_set() or is_over(), ""
         try:
             if writer.begin():
-                writer.drain_once(lambda: not last and ending.is_set(), everything=first or last)
+                writer.drain_once((lambda: False) if last else ending.is_set, everything=first or last)
                 first, pause = False, poll_seconds
                 if last:
                     writer.end()
-        except Unavailable as error:
+        except TrackingError as error:
             problem, pause = str(error), min(MAX_BACKOFF_SECONDS, 2 * pause)
             to_stderr(f"MLflow did not answer: {problem}")
         if last:

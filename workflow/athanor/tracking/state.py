@@ -50,9 +50,7 @@ class WriterState:
 
     def save(self, path: Path) -> None:
         """Replace the file atomically, where anything changed since the last time."""
-        spools = {
-            artifact: {name: asdict(p) for name, p in attempts.items()} for artifact, attempts in self.spools.items()
-        }
+        spools = {artifact: {name: asdict(p) for name, p in attempts.items()} for artifact, attempts in self.spools.items()}
         text = json.dumps(
             {
                 "schema_version": SCHEMA_VERSION,

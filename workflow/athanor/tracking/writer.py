@@ -13,7 +13,7 @@ from athanor.tracking.description import Row
 from athanor.tracking.destination import Destination
 from athanor.tracking.drain import RUNNING, Drain, Say
 from athanor.tracking.lock import WriterLock
-from athanor.tracking.mlflow_adapter import MlflowAdapter, Unavailable
+from athanor.tracking.mlflow_adapter import MlflowAdapter, TrackingError
 from athanor.tracking.spool import spool_files
 from athanor.tracking.state import Progress, WriterState
 
@@ -46,6 +46,7 @@ class Writer:
         self._state: WriterState | None = None
         self._drain: Drain | None = None
         self._live: set[str] = set()
+        self._elsewhere: dict[str, Row] = {}  # artifacts that other campaigns computed
         self._next = 0
 
     def begin(self) -> bool:
@@ -56,14 +57,14 @@ class Writer:
     def drain_once(self, interrupted: Callable[[], bool] = lambda: False, *, everything: bool = False) -> int:
         """One round over the live artifacts and some, or all, of the others. Returns the records taken.
 
-        Raises Unavailable; what was taken before is remembered.
+        Raises TrackingError; what was taken before is remembered.
         """
         if not self._lock.is_held():  # this process was suspended so long that another took over
             self._held, self._drain = False, None
             return 0
         taken = 0
         try:
-            drain, state = self._own()
+            drain, _ = self._own()
             for artifact in list(self._artifacts) if everything else self._due():
                 if interrupted():
                     break
@@ -75,7 +76,7 @@ class Writer:
         return taken
 
     def end(self) -> None:
-        """Say in MLflow how the campaign stands. Raises Unavailable."""
+        """Say in MLflow how the campaign stands. Raises TrackingError."""
         if self._held and self._drain is not None:
             self._drain.refresh_campaign(self._rows(), len(self._artifacts), self._outcome())
 
@@ -119,28 +120,26 @@ class Writer:
 
     def _drain_for(self, campaign: str, artifact: str) -> int:
         """Drain an artifact that another campaign computed, unless that campaign's own writer is at work."""
-        lock = WriterLock(self._to.lock_path(campaign))
-        if not lock.try_acquire():
-            return 0
+        lock, path, taken = WriterLock(self._to.lock_path(campaign)), self._to.state_path(campaign), 0
+        ours = lock.try_acquire()
         try:
-            path = self._to.state_path(campaign)
             state = WriterState.load(path, self._to.key)
-            taken = self._open(campaign, state).drain_folder(artifact)
-            if taken:
+            if ours:
+                taken = self._open(campaign, state).drain_folder(artifact)
                 state.save(path)
+            if row := _row_in(state, artifact):
+                self._elsewhere[artifact] = row
             return taken
         finally:
-            lock.release()
+            if ours:
+                lock.release()
 
     def _rows(self) -> list[Row]:
         return [row for artifact in self._artifacts if (row := self._row(artifact)) is not None]
 
     def _row(self, artifact: str) -> Row | None:
-        """The artifact's newest attempt as far as it is in this campaign's MLflow runs."""
-        last = self._state.newest(artifact) if self._state is not None else None
-        if self._state is None or last is None or not last.run_id:
-            return None
-        return Row(last.name, self._state.experiment_id, last.run_id, last.status, last.seconds)
+        own = _row_in(self._state, artifact) if self._state is not None else None
+        return own or self._elsewhere.get(artifact)
 
     def _outcome(self) -> str:
         """FINISHED when every artifact is, FAILED when one failed, KILLED when the driver went before the end."""
@@ -149,6 +148,14 @@ class Writer:
         if "FAILED" in states:
             return "FAILED"
         return "FINISHED" if states == {"FINISHED"} and len(rows) == len(self._artifacts) else "KILLED"
+
+
+def _row_in(state: WriterState, artifact: str) -> Row | None:
+    """The artifact's newest attempt as far as it is in MLflow."""
+    last = state.newest(artifact)
+    if last is None or not last.run_id:
+        return None
+    return Row(last.name, state.experiment_id, last.run_id, last.status, last.seconds)
 
 
 def sync(store: Path, campaign: str, artifacts: Sequence[str], uri: str = "", say: Say | None = None) -> Summary:
@@ -161,7 +168,7 @@ def sync(store: Path, campaign: str, artifacts: Sequence[str], uri: str = "", sa
     try:
         writer.drain_once(everything=True)
         writer.end()
-    except Unavailable as error:
+    except TrackingError as error:
         problem = f"MLflow at {destination.shown} did not answer: {error}"
     finally:
         writer.release()

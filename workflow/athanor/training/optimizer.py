@@ -60,6 +60,7 @@ def build_learner(model: Any, settings: schema.Optimizer, layout: Layout) -> Lea
             use_distributed_optimizer=True,
         ),
         [parallel_model],
+        use_gloo_process_groups=False,  # only checkpoints gathered to one rank need them; ours are sharded
     )
     config.grad_scale_func = optimizer.scale_loss
     return Learner(parallel_model, optimizer, settings.weight_decay, layout)

@@ -61,7 +61,7 @@ def run_micro_batches(
 
         def reduce(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
             total, count = objective.loss(output, this)
-            return total, count, {"sums": torch.stack([total.detach().double(), count.double()])}
+            return total.float(), count, {"sums": torch.stack([total.detach().double(), count.double()])}
 
         return objective.forward(model, this), reduce
 

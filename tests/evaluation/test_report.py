@@ -1,0 +1,115 @@
+"""A report joins what was measured, draws it in the same bytes each time, and keeps strangers' text out of its markup."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from athanor.evaluation.figures import LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, write_figures
+from athanor.evaluation.results import (
+    CampaignResults,
+    CurvePoint,
+    ResultsError,
+    Training,
+    join,
+    read_training,
+    write_results,
+)
+from athanor.evaluation.scores import Score, compare_scores
+from athanor.evaluation.summary import write_summary
+from athanor.recipe.schema import Suite
+
+DOMAINS = {"code": 4.2, "molecules": 2.3}
+BASELINES = {domain: {"unigram": loss + 2, "bigram": loss + 0.25, "tokens": 1000} for domain, loss in DOMAINS.items()}
+
+
+def training(label: str, begin: int, end: int, above: float = 0.0) -> Training:
+    curve = [CurvePoint(tokens, 4 + above + math.exp(-tokens / 1e5), 1e-3) for tokens in range(begin + 2048, end, 2048)]
+    losses = {domain: loss + above for domain, loss in DOMAINS.items()}
+    return Training(label, end, curve, losses, {domain: loss / 2 for domain, loss in losses.items()})
+
+
+def scores(bits: float, accuracy: float) -> list[Score]:
+    return [
+        Score(Suite.HELD_OUT_PERPLEXITY, "held_out_code", "bits_per_byte", bits, 0.05, None, False, 60),
+        Score(Suite.MMLU_DEV, "mmlu_dev", "acc", accuracy, 0.03, 0.25, True, 281),
+    ]
+
+
+@pytest.fixture
+def results() -> CampaignResults:
+    milestones = [training("400K", 200_000, 400_000), training("200K", 0, 200_000, above=0.5)]
+    rows = compare_scores(scores(2.0, 0.3), scores(4.0, 0.24))
+    return join("tiny", milestones, training("shuffled", 0, 400_000, above=1.5), BASELINES, rows)
+
+
+def test_join_orders_milestones_and_measures_the_last_against_the_baselines(results: CampaignResults) -> None:
+    assert [milestone.label for milestone in results.milestones] == ["200K", "400K"]
+    code, molecules = results.domains
+    assert (code.domain, molecules.domain) == ("code", "molecules")
+    assert code.margins == pytest.approx({"unigram": 2.0, "bigram": 0.25, "shuffled": 1.5})
+
+
+def test_join_without_the_control_leaves_it_out() -> None:
+    joined = join("tiny", [training("400K", 0, 400_000)], None, BASELINES, [])
+    assert all("shuffled" not in domain.margins for domain in joined.domains)
+
+
+def test_join_missing_baseline_is_an_error() -> None:
+    with pytest.raises(ResultsError, match="baselines lack the domains molecules"):
+        join("tiny", [training("400K", 0, 400_000)], None, {"code": BASELINES["code"]}, [])
+
+
+def test_join_without_training_is_an_error() -> None:
+    with pytest.raises(ResultsError, match="no pretrain artifact"):
+        join("tiny", [], None, BASELINES, [])
+
+
+def test_read_training_reads_what_pretraining_writes(tmp_path: Path) -> None:
+    points = [{"step": 10, "tokens": 20480, "loss": 6.5, "lr": 1e-3, "grad_norm": 1.0}]
+    (tmp_path / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    validation = {"code": {"nats_per_token": 4.2, "tokens": 1000, "bits_per_byte": 2.0}}
+    (tmp_path / "validation.json").write_text(json.dumps(validation))
+    found = read_training(tmp_path, "400K", 400_000)
+    assert found == Training("400K", 400_000, [CurvePoint(20480, 6.5, 1e-3)], {"code": 4.2}, {"code": 2.0})
+
+
+def test_figures_are_svg_with_the_same_bytes_each_time(results: CampaignResults, tmp_path: Path) -> None:
+    names = write_figures(tmp_path / "a", results)
+    assert set(names) == {LOSS_FIGURE, VALIDATION_FIGURE, SCORES_FIGURE}
+    assert names == write_figures(tmp_path / "b", results)
+    for name in names:
+        drawn = (tmp_path / "a" / name).read_bytes()
+        assert drawn == (tmp_path / "b" / name).read_bytes()
+        assert ElementTree.fromstring(drawn).tag.endswith("svg")
+
+
+def test_figures_of_a_campaign_without_control_or_scores_are_drawn(tmp_path: Path) -> None:
+    bare = join("tiny", [replace(training("1", 0, 4096), curve=[])], None, BASELINES, [])
+    for name in write_figures(tmp_path, bare):
+        ElementTree.parse(tmp_path / name)
+
+
+def test_results_hold_losses_margins_and_scores(results: CampaignResults, tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", results)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [domain["domain"] for domain in found["domains"]] == ["code", "molecules"]
+    assert found["domains"][0]["margins"]["bigram"] == pytest.approx(0.25)
+    assert found["scores"][0]["gain_in_stderrs"] == pytest.approx(2 / math.hypot(0.05, 0.05))
+    assert [milestone["tokens"] for milestone in found["milestones"]] == [200_000, 400_000]
+
+
+def test_summary_is_self_contained_and_escapes_names(results: CampaignResults, tmp_path: Path) -> None:
+    names = write_figures(tmp_path, results)
+    named = replace(results, name="<script>alert(1)</script>")
+    write_summary(tmp_path / "summary.html", named, {"pretrain/400K": "0123456789abcdef"}, [tmp_path / name for name in names])
+    page = (tmp_path / "summary.html").read_text()
+    assert "<script" not in page
+    assert page.count("<svg") == 3
+    assert "src=" not in page
+    assert "<?xml" not in page
+    assert "0123456789ab" in page
+    assert "+0.250" in page

@@ -1,0 +1,154 @@
+"""What reruns when a key changes: the whole table, key by key."""
+
+from dataclasses import is_dataclass
+from typing import Any, get_args
+
+import pytest
+
+from athanor.recipe.comparison import changed_keys, compare_stages
+from athanor.recipe.lifecycle import STAGES, Lifecycle
+from athanor.recipe.loading import read_recipe
+from athanor.recipe.schema import Recipe
+from tests.recipe.projects import Project, base, put
+from tests.recipe.schema_walk import SWITCH, places
+
+NOTHING: frozenset[str] = frozenset()
+REPORT = frozenset({"report"})
+EVALUATE = REPORT | {"evaluate"}
+EXPORT = EVALUATE | {"export"}
+PRETRAIN = EXPORT | {"pretrain"}
+VALIDATION = PRETRAIN | {"baselines"}
+TOKENIZER = VALIDATION | {"tokenizer", "tokenize"}
+FETCH = TOKENIZER | {"fetch"}
+MODEL = PRETRAIN | {"initialize"}
+
+SOURCE = "data.sources.prose"
+RERUN: dict[str, tuple[Any, frozenset[str]]] = {
+    "name": ("another", REPORT),
+    "seed": (2, MODEL),
+    "environment": ("gpu", NOTHING),  # the small project's two environments pin the same versions
+    "data.licences_allowed": (["CC0-1.0", "MIT", "BSD-3-Clause"], NOTHING),
+    "data.held_out_fraction": (0.05, FETCH),
+    "data.split_seed": (3, FETCH),
+    f"{SOURCE}.kind": ("pip", FETCH),
+    f"{SOURCE}.package": ("networkx", FETCH),
+    f"{SOURCE}.version": ("3.6.1", FETCH),
+    f"{SOURCE}.sha256": ("c" * 64, FETCH),
+    f"{SOURCE}.path": ("corpora", FETCH),
+    f"{SOURCE}.licence": ("MIT", NOTHING),
+    f"{SOURCE}.domain": ("history", VALIDATION),
+    f"{SOURCE}.format": ("code", FETCH),
+    f"{SOURCE}.columns": (["text"], FETCH),
+    f"{SOURCE}.template": ("{text}\n", FETCH),
+    f"{SOURCE}.entity": ("{text}", FETCH),
+    f"{SOURCE}.max_bytes": ("1MB", FETCH),
+    f"{SOURCE}.shards": (3, FETCH),
+    "tokenizer.vocab_size": (2048, TOKENIZER),
+    "tokenizer.sample_bytes": ("1MB", TOKENIZER),
+    "tokenizer.min_frequency": (3, TOKENIZER),
+    "tokenizer.special_tokens": (["<|endoftext|>", "<|pad|>"], TOKENIZER),
+    "model.num_layers": (2, MODEL),
+    "model.hidden_size": (64, MODEL),
+    "model.num_attention_heads": (8, MODEL),
+    "model.num_query_groups": (4, MODEL),
+    "model.head_dim": (16, MODEL),
+    "model.num_experts": (4, MODEL),
+    "model.experts_per_token": (1, MODEL),
+    "model.expert_ffn_size": (128, MODEL),
+    "model.vocab_size": (8192, MODEL | VALIDATION),
+    "model.max_sequence_length": (1024, MODEL),
+    "model.rope_base": (1e6, MODEL),
+    "model.norm_epsilon": (1e-5, MODEL),
+    "model.qk_norm": (False, MODEL),
+    "model.tie_embeddings": (True, MODEL),
+    "model.init_std": (0.01, MODEL),
+    "model.aux_loss_coefficient": (1e-3, MODEL),
+    "model.z_loss_coefficient": (1e-3, MODEL),
+    "pretrain.token_budget": ("2M", PRETRAIN),
+    "pretrain.milestone_tokens": (["600K"], PRETRAIN),
+    "pretrain.sequence_length": (256, VALIDATION),
+    "pretrain.batch_tokens": (4096, PRETRAIN),
+    "pretrain.batch_switches": ([], PRETRAIN),
+    "pretrain.batch_switches.0.at_tokens": ("300K", PRETRAIN),
+    "pretrain.batch_switches.0.batch_tokens": (8192, PRETRAIN),
+    "pretrain.lr": (1e-3, PRETRAIN),
+    "pretrain.min_lr": (1e-4, PRETRAIN),
+    "pretrain.schedule": ("constant", PRETRAIN),
+    "pretrain.warmup_tokens": ("10K", PRETRAIN),
+    "pretrain.decay_tokens": ("100K", PRETRAIN),
+    "pretrain.decay_shape": ("one_minus_sqrt", PRETRAIN),
+    "pretrain.precision": ("bf16", PRETRAIN),
+    "pretrain.mixture": ({"prose": 1, "chemistry": 1}, TOKENIZER),
+    "pretrain.validate_every_tokens": ("100K", NOTHING),
+    "pretrain.validation_tokens": ("10K", VALIDATION),
+    "pretrain.log_every_steps": (1, NOTHING),
+    "pretrain.shuffled_control": (False, REPORT),
+    "pretrain.optimizer.beta1": (0.8, PRETRAIN),
+    "pretrain.optimizer.beta2": (0.99, PRETRAIN),
+    "pretrain.optimizer.epsilon": (1e-6, PRETRAIN),
+    "pretrain.optimizer.weight_decay": (0.0, PRETRAIN),
+    "pretrain.optimizer.clip_grad": (0.5, PRETRAIN),
+    "pretrain.parallel.ranks": (8, NOTHING),
+    "pretrain.parallel.tensor": (2, NOTHING),
+    "pretrain.parallel.pipeline": (2, NOTHING),
+    "pretrain.parallel.context": (2, NOTHING),
+    "pretrain.parallel.expert": (2, NOTHING),
+    "pretrain.parallel.micro_batch_size": (4, NOTHING),
+    "pretrain.parallel.recompute": (True, NOTHING),
+    "pretrain.checkpoint.every_tokens": ("50K", NOTHING),
+    "pretrain.checkpoint.keep": (3, NOTHING),
+    "export.dtype": ("bf16", EXPORT),
+    "export.max_shard_bytes": ("1GB", EXPORT),
+    "evaluate.suites": (["mmlu_dev"], EVALUATE),
+    "evaluate.limit": (10, EVALUATE),
+    "evaluate.batch_size": (4, NOTHING),
+    "evaluate.seed": (1, EVALUATE),
+}
+
+
+def recipe(project: Project, path: str = "", value: Any = None) -> Recipe:
+    """The small recipe with a batch switch, and `value` at `path`; rules between keys are not this table's business."""
+    data = base()
+    data["pretrain"]["batch_switches"] = [dict(SWITCH)]
+    name = value if path == "name" else "base"
+    project.write(name, put(data, path, value) if path not in ("", "name") else data)
+    return read_recipe(name).recipe
+
+
+@pytest.mark.parametrize("key", RERUN)
+def test_changed_key_reruns_exactly_these_stages(project: Project, key: str) -> None:
+    before = recipe(project)
+    value, stages = RERUN[key]
+    after = recipe(project, key, value)
+    assert key == "name" or changed_keys(before, after), f"{key}={value} changes nothing in the recipe"
+    _, made = compare_stages(before, after)
+    assert {name.split("/")[0] for name in made} == stages
+
+
+def test_table_has_every_key_of_the_recipe() -> None:
+    sections = {place.path for place in places(Recipe) if is_dataclass(place.hint)}
+    of_sources = {p.path for p in places(Recipe) if get_args(p.hint) and is_dataclass(get_args(p.hint)[-1])}
+    leaves = {place.path for place in places(Recipe)} - sections - of_sources
+    assert set(RERUN) - {"pretrain.batch_switches"} == leaves
+
+
+def test_learning_rate_reruns_what_was_trained_and_nothing_else(project: Project) -> None:
+    before, after = project.load(), project.load("pretrain.lr=1e-3")
+    shared, made = compare_stages(before, after)
+    assert made == [
+        "pretrain/400K", "pretrain/1M", "pretrain/shuffled", "export/1M", "evaluate/1M", "report/campaign",
+    ]  # fmt: skip
+    assert shared == [
+        "fetch/prose", "fetch/chemistry", "tokenizer/bpe", "tokenize/prose-0", "tokenize/prose-1",
+        "tokenize/prose-held_out", "tokenize/chemistry-0", "tokenize/chemistry-held_out", "initialize/model",
+        "baselines/ngram", "export/untrained", "evaluate/untrained",
+    ]  # fmt: skip
+
+
+def test_unused_source_is_no_part_of_the_graph(project: Project) -> None:
+    before = project.load("pretrain.mixture={prose: 1}", "evaluate.suites=[mmlu_dev]")
+    assert not [artifact.name for artifact in Lifecycle(before, project.root) if "chemistry" in artifact.name]
+
+
+def test_every_stage_has_artifacts_and_every_artifact_a_stage(project: Project) -> None:
+    assert {artifact.stage for artifact in Lifecycle(project.load(), project.root)} == set(STAGES)

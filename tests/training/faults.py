@@ -1,0 +1,47 @@
+"""Things that go wrong during training, at a step of the test's choice."""
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from athanor.artifacts.run import StageRun
+from athanor.training.batches import MicroBatch, SampleReader
+from athanor.training.objective import NextToken
+
+DEADLINE_SECONDS = 120
+
+
+class Interrupted:
+    """Samples that come no more from a step on: the rank says so in a file, and waits until it is deleted."""
+
+    def __init__(self, samples: SampleReader, stage: StageRun, step: int, samples_a_step: int) -> None:
+        self._samples, self._stage = samples, stage
+        self._first, self._told = (step - 1) * samples_a_step, False
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """Sample `index`."""
+        if index >= self._first and not self._told:
+            self._told = True
+            paused = self._stage.folder / f"paused-{self._stage.rank}"
+            paused.touch()
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while paused.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return self._samples.sample(index)
+
+
+class Poisoned(NextToken):
+    """Next-token loss that is NaN on the last rank at one step."""
+
+    def __init__(self, stage: StageRun, step: int) -> None:
+        self._stage, self._step, self._calls = stage, step, 0
+
+    def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """One micro-batch a step is assumed."""
+        self._calls += 1
+        total, count = super().loss(output, batch)
+        if self._calls == self._step and self._stage.rank == self._stage.world_size - 1:
+            total = total * torch.nan
+        return total, count

@@ -1,0 +1,71 @@
+"""One rank of a small training run, as a real process: `python -m tests.training.program JOB.pickle`.
+
+Ends like a stage: 0 done, 75 stopped, 1 with the StageError on stderr.
+"""
+
+import json
+import os
+import pickle
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
+from athanor.recipe.schema import Recipe
+from athanor.tracking.spool import NullSpool, Spool
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all ranks of a run are told. Without `start` the job is to initialize."""
+
+    folder: Path
+    recipe: Recipe
+    start: Path | None = None
+    end_tokens: int = 0
+    poisoned_step: int = 0  # the loss of this step is NaN on the last rank
+    pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
+
+
+def main(path: str) -> int:
+    """Run one rank."""
+    job: Job = pickle.loads(Path(path).read_bytes())
+    rank = int(os.environ.get("RANK", "0"))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    spool = Spool(job.folder / "tracking" / f"{time.time_ns()}.jsonl") if rank == 0 else NullSpool()
+    stage = StageRun(
+        job.recipe, "pretrain", "test", "0" * 16, job.folder, {}, rank, int(os.environ.get("WORLD_SIZE", "1")), spool=spool
+    )
+    stage.listen_for_stop()
+    try:
+        outcome = _run(job, stage)
+    except Stopped:
+        return STOPPED
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if rank == 0:
+        result = {"files": outcome.files, "counters": dict(outcome.counters), "metrics": dict(outcome.metrics)}
+        (job.folder / "outcome.json").write_text(json.dumps(result))
+    return 0
+
+
+def _run(job: Job, stage: StageRun) -> object:
+    if job.start is None:
+        from athanor.training.initialization import initialize
+
+        return initialize(stage, job.recipe)
+    from athanor.training.loop import Task, train
+    from tests.training.faults import Interrupted, Poisoned
+    from tests.training.synthetic import AffineChains, held_out
+
+    pretrain = job.recipe.pretrain
+    count = pretrain.batch_tokens // pretrain.sequence_length
+    samples = Interrupted(AffineChains(), stage, job.pause_at_step, count) if job.pause_at_step else AffineChains()
+    objective = {"objective": Poisoned(stage, job.poisoned_step)} if job.poisoned_step else {}
+    return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: samples, held_out, **objective))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
