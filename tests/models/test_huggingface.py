@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -196,6 +196,7 @@ def test_sharded_checkpoint_slices_equal_the_whole(untied: Path) -> None:
         checkpoint.read(name, (2,))
 
 
+@settings(deadline=None)
 @given(groups=st.integers(1, 4), per_group=st.integers(1, 4), dim=st.integers(1, 4))
 def test_split_query_key_value_undoes_megatrons_order(groups: int, per_group: int, dim: int) -> None:
     heads, hidden = groups * per_group, 3
@@ -208,6 +209,7 @@ def test_split_query_key_value_undoes_megatrons_order(groups: int, per_group: in
     assert all(torch.equal(part, whole.reshape(-1, hidden)) for part, whole in zip(found, (query, key, value), strict=True))
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=40), limit=st.integers(1, 400))
 def test_plan_shards_keeps_order_and_stays_below_the_limit(sizes: list[int], limit: int) -> None:
     pieces = [Conversion("source", (), ((f"tensor{i}", (size,)),), lambda tensor: (tensor,)) for i, size in enumerate(sizes)]

@@ -140,11 +140,15 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "floating version": (
         {"data.sources.code": {**ANOTHER, "version": "", "sha256": ""}},
-        "data.sources.code='networkx': floats (no version or sha256); lock it: athanor recipe lock bad",
+        "data.sources.code='networkx': floats (no version); lock it: athanor recipe lock bad",
     ),
     "version without a hash": (
         {"data.sources.code": {**ANOTHER, "sha256": ""}},
-        "data.sources.code='networkx 3.6.1': floats (no version or sha256); lock it: athanor recipe lock bad",
+        "data.sources.code='networkx 3.6.1': floats (no sha256); lock it: athanor recipe lock bad",
+    ),
+    "local file without a hash": (
+        {"data.sources.prose.sha256": ""},
+        "data.sources.prose='corpora/prose.txt': floats (no sha256); lock it: athanor recipe lock bad",
     ),
     "hash that is none": (
         {"data.sources.code": {**ANOTHER, "sha256": "abc"}},

@@ -47,21 +47,33 @@ def test_clicks_lead_from_the_evaluation_to_the_checkpoint_and_its_dataset(store
         page.goto(f"{server.address}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
         heading(page, "evaluate/400K")
 
-        page.get_by_role("link", name="400K", exact=True).first.click()  # the model that was scored
-        page.wait_for_url(re.compile("/models/m-"))
-        page.get_by_role("link", name="export/400K", exact=True).first.click()  # its source run
-        heading(page, "export/400K")
-        page.get_by_role("link", name="pretrain/400K", exact=True).first.click()
-        heading(page, "pretrain/400K")
-        assert runs["pretrain/400K"].info.run_id in page.url
-        page.get_by_text(f"wiki_en ({FETCH.fingerprint})").first.click()  # the dataset opens beside the run
-        page.get_by_text("1200").first.wait_for()
+        model = click(page, "400K")  # the model that was scored
+        model.wait_for_url(re.compile("/models/m-"))
+        export = click(model, "export/400K")  # its source run
+        heading(export, "export/400K")
+        pretrain = click(export, "pretrain/400K")
+        heading(pretrain, "pretrain/400K")
+        assert runs["pretrain/400K"].info.run_id in pretrain.url
+        pretrain.get_by_text(f"wiki_en ({FETCH.fingerprint})").first.click()  # the dataset opens beside the run
+        pretrain.get_by_text("1200").first.wait_for()
 
         page.goto(f"{server.address}/#/experiments/{run.experiment_id}/runs/{runs['tiny'].info.run_id}")
         heading(page, "tiny")
-        page.get_by_role("link", name="evaluate/400K", exact=True).first.click()
-        heading(page, "evaluate/400K")
+        heading(click(page, "evaluate/400K"), "evaluate/400K")
         browser.close()
+
+
+def click(page: Any, name: str) -> Any:
+    """Click the link `name`; the page it leads to, which may be a new tab."""
+    link = page.get_by_role("link", name=name, exact=True).first
+    link.wait_for()
+    if link.get_attribute("target") != "_blank":
+        link.click()
+        return page
+    with page.expect_popup() as opened:
+        link.click()
+    opened.value.set_default_timeout(PAGE_MILLISECONDS)
+    return opened.value
 
 
 def heading(page: Any, name: str) -> None:

@@ -26,7 +26,9 @@ def model(**keys: Any) -> Model:
     )
 
 
-def recipe(ranks: int = 1, *, expert: int = 1, every_steps: int = 4, precision: Precision = Precision.FP32, **keys: Any) -> Recipe:
+def recipe(
+    ranks: int = 1, *, expert: int = 1, every_steps: int = 4, precision: Precision = Precision.FP32, **keys: Any
+) -> Recipe:
     """Trains the chains; a checkpoint every `every_steps`. `keys` go to the pretrain section, `parallel` to the layout."""
     layout = {"ranks": ranks, "expert": expert, "micro_batch_size": 4, **keys.pop("parallel", {})}
     shape = keys.pop("model", {})

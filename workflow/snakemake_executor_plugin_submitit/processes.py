@@ -17,7 +17,7 @@ class ProcessName:
     pid: int
     """Process id there."""
     started: str
-    """Start time in clock ticks since boot, with the boot's id and the pid namespace: tells a reused pid from the first."""
+    """Start time in clock ticks since boot, with the boot's id and the pid namespace: a reused pid has another."""
 
 
 def start_time(pid: int) -> str | None:

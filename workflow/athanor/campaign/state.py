@@ -34,7 +34,7 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """Time to go at the present rate."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
+        return max(0, self.total - self.done) / self.rate if self.rate > 0 else None  # the last step may overshoot
 
 
 def latest_attempt(folder: Path) -> Path | None:

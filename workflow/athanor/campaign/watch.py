@@ -110,7 +110,7 @@ class Watch:
 
 def describe(progress: Progress) -> str:
     """`41 % 410K of 1M tokens, 4.2K tokens/s, 2 min 20 s left`."""
-    share = 100 * progress.done / progress.total if progress.total else 100
+    share = min(100, 100 * progress.done / progress.total) if progress.total else 100
     text = f"{share:3.0f} %  {_count(progress.done)} of {_count(progress.total)} {progress.unit}"
     if progress.rate > 0:
         left = progress.seconds_left or 0

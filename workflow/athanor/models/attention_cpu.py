@@ -70,14 +70,15 @@ class TorchCoreAttention(MegatronModule):
         elif self.context.size() > 1:
             positions = zigzag_positions(query.size(0), self.context.size())
             mine = positions.view(self.context.size(), -1)[self.context.rank()]
-            key, value = (
-                tensor_parallel.gather_from_sequence_parallel_region(t, group=self.context) for t in (key, value)
-            )
+            key, value = (tensor_parallel.gather_from_sequence_parallel_region(t, group=self.context) for t in (key, value))
             mask, causal = (mine[:, None] >= positions[None]) if causal else None, False
         elif attention_mask is not None:
             mask, causal = ~attention_mask, False  # Megatron's True hides; an explicit mask replaces the causal one
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
         out = F.scaled_dot_product_attention(
-            *(t.permute(1, 2, 0, 3) for t in (query, key, value)),
+            q,
+            k,
+            v,
             attn_mask=mask,
             is_causal=causal,
             scale=self.softmax_scale,

@@ -36,9 +36,7 @@ class PrecisionError(StageError):
     """A precision this machine cannot compute in."""
 
 
-def build_language_model(
-    model: Model, parallel: Parallel, precision: Precision = Precision.FP32
-) -> GPTModel | Float16Module:
+def build_language_model(model: Model, parallel: Parallel, precision: Precision = Precision.FP32) -> GPTModel | Float16Module:
     """This rank's part (its pipeline stage) of the model, freshly initialised, without data parallelism.
 
     Process groups for `parallel` must exist (`athanor.training.layout`). Called with tokens [batch, seq], positions

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 
 CPU = torch.device("cpu")
+TORCH: Any = torch  # untyped: what is put in place of CUDA's classes and functions only looks like them
+CUDA: Any = torch.cuda
+TENSOR: Any = torch.Tensor
 _installed = False
 
 
@@ -43,20 +46,20 @@ def _no_torch_compile() -> None:
     def leave(function: Any = None, **_options: Any) -> Any:
         return leave if function is None else function
 
-    torch.compile = leave
+    TORCH.compile = leave
 
 
 def _current_device_is_cpu() -> None:
     """`device=torch.cuda.current_device()`, in about 60 places."""
-    torch.cuda.current_device = lambda: CPU
-    torch.cuda.set_device = lambda device: None
-    torch.cuda.device_count = lambda: 1
+    CUDA.current_device = lambda: CPU
+    CUDA.set_device = lambda device: None
+    CUDA.device_count = lambda: 1
 
 
 def _cuda_copies_are_noops() -> None:
     """`tensor.cuda()` and `module.cuda()`."""
-    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
-    torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    TENSOR.cuda = lambda self, *_, **__: self
+    TORCH.nn.Module.cuda = lambda self, *_, **__: self
 
 
 FACTORIES = ("empty", "zeros", "ones", "full", "tensor", "arange", "rand", "randn", "randint",
@@ -129,11 +132,11 @@ class _Stream:
 def _streams_are_noops() -> None:
     """Synchronisation and side streams of dispatchers and DDP."""
     main = _Stream()
-    torch.cuda.Stream, torch.cuda.Event = _Stream, _Event  # type: ignore[misc, assignment]
-    torch.cuda.current_stream = torch.cuda.default_stream = lambda device=None: main
-    torch.cuda.stream = lambda stream: contextlib.nullcontext()
-    torch.cuda.synchronize = lambda device=None: None
-    torch.Tensor.record_stream = lambda self, stream: None  # type: ignore[method-assign]
+    CUDA.Stream, CUDA.Event = _Stream, _Event
+    CUDA.current_stream = CUDA.default_stream = lambda device=None: main
+    CUDA.stream = lambda stream: contextlib.nullcontext()
+    CUDA.synchronize = lambda device=None: None
+    TENSOR.record_stream = lambda self, stream: None
 
 
 def _optimizer_accepts_cpu_tensors() -> None:
@@ -148,7 +151,7 @@ def _optimizer_accepts_cpu_tensors() -> None:
             name = name.replace("torch.", "torch.cuda.", 1)
         return name
 
-    torch.Tensor.type = type_  # type: ignore[method-assign]
+    TENSOR.type = type_
 
 
 def _random_states_on_cpu() -> None:
@@ -179,9 +182,9 @@ def _random_states_on_cpu() -> None:
     # Recomputation of activations saves and restores "the CUDA generator": there is only one.
     parallel_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     parallel_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
-    torch.cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    torch.cuda.manual_seed = torch.manual_seed  # type: ignore[assignment]
+    CUDA.get_rng_state = lambda *_, **__: torch.get_rng_state()
+    CUDA.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    CUDA.manual_seed = torch.manual_seed
 
 
 def _router_gemm_without_te() -> None:
@@ -223,7 +226,7 @@ def _sequence_parallel_norm() -> None:
 
     def build(cls: type, config: Any, hidden_size: int, eps: float = 1e-5, *_: Any, **__: Any) -> torch.nn.Module:
         kinds = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}
-        norm = kinds[config.normalization](normalized_shape=hidden_size, eps=eps)
+        norm: torch.nn.Module = kinds[config.normalization](normalized_shape=hidden_size, eps=eps)
         for weight in norm.parameters():
             weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         return norm
@@ -239,7 +242,8 @@ def _one_pass_cross_entropy() -> None:
 
     def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
         if parallel_state.get_tensor_model_parallel_world_size() > 1 or label_smoothing:
-            return over_ranks(logits, labels, label_smoothing)
+            parallel_losses: torch.Tensor = over_ranks(logits, labels, label_smoothing)
+            return parallel_losses
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
         return losses.view_as(labels)
 

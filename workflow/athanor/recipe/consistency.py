@@ -117,7 +117,7 @@ def _sources(r: Recipe) -> Iterator[Problem]:
             advice = f"not among data.licences_allowed={r.data.licences_allowed}; add it there if this campaign may use it"
             yield Problem(f"{where}.licence", source.licence, advice)
         if source.kind is not SourceKind.LOCAL and not source.package:
-            yield Problem(f"{where}.package", source.package, f"kind {source.kind} needs a package name")
+            yield Problem(f"{where}.package", source.package, f"{where}.kind={source.kind} needs a package name")
         elif missing := floating(source):
             named = f"{source.package or source.path} {source.version}".strip()
             yield Problem(where, named, f"floats (no {missing}); lock it: athanor recipe lock {r.name}")

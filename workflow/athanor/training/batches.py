@@ -50,9 +50,7 @@ class BatchSizes:
         return size
 
 
-def micro_batches_of(
-    samples: range, micro_batch_size: int, data_rank: int, data_ranks: int
-) -> tuple[tuple[int, ...], ...]:
+def micro_batches_of(samples: range, micro_batch_size: int, data_rank: int, data_ranks: int) -> tuple[tuple[int, ...], ...]:
     """A data rank's micro-batches of a global batch: `samples` are cut into micro-batches, dealt round the ranks.
 
     So the set of micro-batches does not depend on the number of ranks. Raises ValueError where they do not come out even.

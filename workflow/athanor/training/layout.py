@@ -88,7 +88,7 @@ def _claim_device() -> torch.device:
 def _connect(rank: int, world_size: int) -> None:
     backend = "gloo" if ON_CPU else "nccl"
     if world_size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
         return
     if ON_CPU and os.environ.get("MASTER_ADDR") in LOOPBACK:
         # Else gloo looks up this machine's name, which on laptops and in containers may resolve to nothing.

@@ -92,9 +92,8 @@ class _Run:
     def _resume(self) -> Position:
         """Load the newest whole checkpoint of this milestone, or else the start. Returns where training continues."""
         newest = checkpoints.newest_whole(self.stage.folder)
-        if newest is None:
-            if wrong := checkpoints.damage(self.task.start):
-                raise StageError(f"{self.task.start} is damaged ({wrong[0]}); delete its manifest and make it again")
+        if newest is None and (wrong := checkpoints.damage(self.task.start)):
+            raise StageError(f"{self.task.start} is damaged ({wrong[0]}); delete its manifest and make it again")
         source = newest or self.task.start
         state = checkpoints.read_state(source)
         if state.optimizer:
@@ -109,9 +108,7 @@ class _Run:
     def _one_step(self, samples: SampleReader, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
         count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
-        after = Position(
-            before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count
-        )
+        after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
         batches = self._read(samples, range(before.samples, after.samples))
         lr = self.rate(after.tokens)
         result = train_step(self.learner, batches, self.task.objective, lr, after.step, self.stage.stop_requested)
