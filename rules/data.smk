@@ -3,7 +3,7 @@
 
 rule fetch_source:
     output:
-        campaign.manifest("fetch"),
+        manifest=campaign.manifest("fetch"),
     log:
         campaign.log("fetch"),
     resources:
@@ -16,7 +16,7 @@ rule train_tokenizer:
     input:
         campaign.inputs("tokenizer"),
     output:
-        campaign.manifest("tokenizer"),
+        manifest=campaign.manifest("tokenizer"),
     log:
         campaign.log("tokenizer"),
     resources:
@@ -29,7 +29,7 @@ rule tokenize_shard:
     input:
         campaign.inputs("tokenize"),
     output:
-        campaign.manifest("tokenize"),
+        manifest=campaign.manifest("tokenize"),
     log:
         campaign.log("tokenize"),
     resources:
@@ -42,7 +42,7 @@ rule fit_baselines:
     input:
         campaign.inputs("baselines"),
     output:
-        campaign.manifest("baselines"),
+        manifest=campaign.manifest("baselines"),
     log:
         campaign.log("baselines"),
     resources:

@@ -5,7 +5,7 @@ rule export_model:
     input:
         campaign.inputs("export"),
     output:
-        campaign.manifest("export"),
+        manifest=campaign.manifest("export"),
     log:
         campaign.log("export"),
     resources:
@@ -18,7 +18,7 @@ rule evaluate_model:
     input:
         campaign.inputs("evaluate"),
     output:
-        campaign.manifest("evaluate"),
+        manifest=campaign.manifest("evaluate"),
     log:
         campaign.log("evaluate"),
     resources:
@@ -31,11 +31,27 @@ rule write_report:
     input:
         campaign.inputs("report"),
     output:
-        campaign.manifest("report"),
-        report(campaign.beside("report", "figures/loss.svg"), category="Pretraining", labels={"figure": "loss and learning rate"}),
-        report(campaign.beside("report", "figures/validation.svg"), category="Pretraining", labels={"figure": "validation loss by domain"}),
-        report(campaign.beside("report", "figures/scores.svg"), category="Evaluation", labels={"figure": "scores beside chance and untrained"}),
-        report(campaign.beside("report", "summary.html"), category="Summary", labels={"figure": "key numbers"}),
+        manifest=campaign.manifest("report"),
+        loss=report(
+            campaign.beside("report", "figures/loss.svg"),
+            category="Pretraining",
+            labels={"figure": "loss and learning rate"},
+        ),
+        validation=report(
+            campaign.beside("report", "figures/validation.svg"),
+            category="Pretraining",
+            labels={"figure": "validation loss by domain"},
+        ),
+        scores=report(
+            campaign.beside("report", "figures/scores.svg"),
+            category="Evaluation",
+            labels={"figure": "scores beside chance and untrained"},
+        ),
+        summary=report(
+            campaign.beside("report", "summary.html"),
+            category="Summary",
+            labels={"figure": "key numbers"},
+        ),
     log:
         campaign.log("report"),
     resources:

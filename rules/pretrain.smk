@@ -3,7 +3,7 @@
 
 rule initialize_model:
     output:
-        campaign.manifest("initialize"),
+        manifest=campaign.manifest("initialize"),
     log:
         campaign.log("initialize"),
     resources:
@@ -16,7 +16,7 @@ rule pretrain_model:
     input:
         campaign.inputs("pretrain"),
     output:
-        campaign.manifest("pretrain"),
+        manifest=campaign.manifest("pretrain"),
     log:
         campaign.log("pretrain"),
     resources:

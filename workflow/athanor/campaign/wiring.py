@@ -87,7 +87,7 @@ class Wiring:
             f"{self._store}/{stage}/{{wildcards.fingerprint}}/{PLAN}",
             "--site",
             shlex.quote(self.campaign.site.name),
-            "--manifest {output[0]}",
+            "--manifest {output.manifest}",
         ]
         return " ".join(words)
 
