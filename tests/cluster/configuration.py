@@ -93,9 +93,9 @@ def write_configuration(layout: Layout, ports: list[int]) -> None:
         lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} "
                      f"RealMemory={MEMORY_MB_PER_NODE} Gres=gpu:h100:{GPUS_PER_NODE} State=UNKNOWN")
     everywhere = ",".join(layout.nodes)
-    lines.append(f"PartitionName=main Nodes={everywhere} Default=YES MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF")
-    lines.append(f"PartitionName=preempt Nodes={everywhere} MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE "
-                 "GraceTime=5")
+    shared = f"Nodes={everywhere} MaxTime=INFINITE State=UP"
+    lines.append(f"PartitionName=main {shared} Default=YES PriorityTier=10 PreemptMode=OFF")
+    lines.append(f"PartitionName=preempt {shared} PriorityTier=1 PreemptMode=REQUEUE GraceTime=5")
     layout.configuration.write_text("\n".join(lines) + "\n")
     for gpu in range(GPUS_PER_NODE):  # slurmd insists on character devices, and follows links
         device = layout.folder / "dev" / f"nvidia{gpu}"

@@ -1,7 +1,7 @@
-"""A real Slurm in a temporary folder: munged, slurmctld and several slurmd on free loopback ports, no systemd, no cgroups.
+"""A real Slurm in a temporary folder: munged, slurmctld and several slurmd on loopback, no systemd, no cgroups.
 
-A fake node claims cores, memory and GPUs that the machine lacks. Each lives in a mount and UTS namespace of its own, so that node
-names resolve and `hostname` says the node's name. Needs root and Debian's slurmctld, slurmd, slurm-client and munge.
+A fake node claims cores, memory and GPUs that the machine lacks. Each lives in a mount and UTS namespace of its own, so
+that node names resolve and `hostname` says the node's name. Needs root and Debian's Slurm packages.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class SlurmCluster:
         (self.layout.spool / node).mkdir(exist_ok=True)
         script = ('hostname "$1" && mkdir -p /etc/slurm && mount --bind "$2/etc" /etc/slurm && '
                   'mount --bind "$2/etc/hosts" /etc/hosts && HOSTNAME=$1 exec slurmd -D -N "$1" -f "$2/etc/slurm.conf"')
-        self._start_daemon(f"slurmd.{node}", ["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script,
-                                              "sh", node, str(self.layout.folder)])
+        namespaces = ["unshare", "--mount", "--uts", "--propagation", "private"]
+        self._start_daemon(f"slurmd.{node}", [*namespaces, "sh", "-c", script, "sh", node, str(self.layout.folder)])
 
     def stop(self) -> None:
         """Kill every process of the cluster, its jobs included."""
@@ -89,7 +89,7 @@ class SlurmCluster:
         raise ClusterError(f"processes of {self.layout.folder} survive SIGKILL: {self.processes()}")
 
     def processes(self) -> list[int]:
-        """List the processes that belong to the cluster: daemons and jobs, by the mark or SLURM_CONF in their environment."""
+        """List the cluster's processes, daemons and jobs, by the mark or SLURM_CONF in their environment."""
         marks = {f"{MARK}={self.layout.folder}".encode(), f"SLURM_CONF={self.layout.configuration}".encode()}
         found = []
         for entry in Path("/proc").iterdir():
@@ -105,8 +105,8 @@ class SlurmCluster:
 
     def ask(self, *command: str) -> str:
         """Run a Slurm command against this cluster and return what it printed; an error is in there too."""
-        answer = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60,
-                                check=False)
+        answer = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True,
+                                timeout=60, check=False)
         return answer.stdout + answer.stderr
 
     def job_states(self) -> dict[str, str]:
@@ -128,8 +128,8 @@ class SlurmCluster:
     def _start_daemon(self, name: str, command: list[str]) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
         with (self.layout.folder / "log" / f"{name}.out").open("ab") as log:
-            subprocess.Popen(command, cwd=self.layout.folder, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log,
-                             stderr=log, env={**kept, **self.environment, MARK: str(self.layout.folder)})
+            subprocess.Popen(command, cwd=self.layout.folder, start_new_session=True, stdin=subprocess.DEVNULL,
+                             stdout=log, stderr=log, env={**kept, **self.environment, MARK: str(self.layout.folder)})
 
     def _all_idle(self) -> bool:
         lines = set(self.ask("sinfo", "-h", "-N", "-o", "%N %T").splitlines())  # one a node and partition

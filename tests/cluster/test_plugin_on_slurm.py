@@ -12,7 +12,7 @@ from snakemake_executor_plugin_submitit.backend import SlurmBackend, comment_of
 from snakemake_executor_plugin_submitit.journal import Attempt, Outcome
 from snakemake_executor_plugin_submitit.slurm import Slurm
 
-from ..snakemake_executor_plugin_submitit.drivers import Checkout, interrupt, wait_until
+from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, Checkout, interrupt, wait_until
 from .slurm import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -47,12 +47,15 @@ def test_direct_launch_over_two_nodes_gives_every_rank_its_place(checkout: Check
             output: "done.txt"
             log: "train.log"
             resources: nodes=2, tasks_per_node=2, gpus_per_node=4, slurm_partition="main", slurm_extra="--nice=5"
-            shell: "echo $NODE_RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $(hostname) $CUDA_VISIBLE_DEVICES; touch {output}"
+            shell:
+                "echo $NODE_RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $(hostname) $CUDA_VISIBLE_DEVICES; "
+                "touch {output}"
     """)
     checkout.run_well()
     attempt = only_attempt(checkout)
     said = [attempt.rank_log(rank).read_text().split() for rank in range(4)]
-    assert said == [[str(rank // 2), str(rank % 2), "4", "node1", f"node{rank // 2 + 1}", "0,1,2,3"] for rank in range(4)]
+    expected = [[str(rank // 2), str(rank % 2), "4", "node1", f"node{rank // 2 + 1}", "0,1,2,3"] for rank in range(4)]
+    assert said == expected
     assert attempt.end().exit_codes == {str(rank): 0 for rank in range(4)}
     assert checkout.lines("train.log") == [" ".join(said[0])]
 
@@ -78,7 +81,7 @@ def test_job_of_a_driver_that_ended_is_adopted(checkout: Checkout, number: signa
     interrupt(first, number)
     second = checkout.start("--nolock")
     checkout.write("result", "gate")
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=DEADLINE_SECONDS)
     assert second.returncode == 0, said
     assert checkout.lines("runs.0") == checkout.lines("runs.1") == ["started"]
     assert checkout.lines("a.log") == ["said 0"]
@@ -117,12 +120,12 @@ def test_job_that_was_cancelled_by_hand_is_an_error(checkout: Checkout, slurm_cl
     driver = checkout.start("--submitit-queue-poll-seconds", "1")
     wait_until(lambda: checkout.lines("runs.0"), "the start of the job")
     slurm_cluster.ask("scancel", only_attempt(checkout).job().id)
-    said, _ = driver.communicate(timeout=60)
+    said, _ = driver.communicate(timeout=DEADLINE_SECONDS)
     assert driver.returncode != 0 and "CANCELLED" in said
     assert only_attempt(checkout).end().outcome is Outcome.CANCELLED
 
 
-def test_soft_stop_requeues_the_job_and_the_driver_keeps_waiting(checkout: Checkout, slurm_cluster: SlurmCluster) -> None:
+def test_soft_stop_requeues_the_job_and_the_driver_waits(checkout: Checkout, slurm_cluster: SlurmCluster) -> None:
     checkout.write("""
         rule train:
             output: "done.txt"
@@ -141,7 +144,7 @@ def test_soft_stop_requeues_the_job_and_the_driver_keeps_waiting(checkout: Check
     wait_until(lambda: checkout.lines("attempts.0") and checkout.lines("attempts.1"), "the start of the job")
     job_id = only_attempt(checkout).job().id
     slurm_cluster.ask("scancel", "--signal=USR2", job_id)
-    said, _ = driver.communicate(timeout=90)
+    said, _ = driver.communicate(timeout=DEADLINE_SECONDS)
     assert driver.returncode == 0, said
     for rank in range(2):
         assert checkout.lines(f"attempts.{rank}") == ["1", "2"]

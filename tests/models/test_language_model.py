@@ -51,15 +51,16 @@ def _one_rank() -> Iterator[None]:
     ("parallel", "factor"),
     [
         (Parallel(), 1),
+        (Parallel(micro_batch_size=4), 1),
         (Parallel(ranks=2, expert=2), 1),
         (Parallel(ranks=2, tensor=2), 2),
         (Parallel(ranks=2, context=2), 2),
         (Parallel(ranks=8, tensor=2, context=4, expert=2), 8),
     ],
 )
-def test_router_losses_undo_megatrons_division_by_tensor_and_context_ranks(parallel: Parallel, factor: int) -> None:
+def test_router_losses_undo_megatrons_divisions(parallel: Parallel, factor: int) -> None:
     config = transformer_config(SHAPE, parallel, Precision.FP32)
-    assert config.moe_aux_loss_coeff == pytest.approx(0.01 * factor)
+    assert config.moe_aux_loss_coeff == pytest.approx(0.01 * factor * parallel.micro_batch_size)
     assert config.moe_z_loss_coeff == pytest.approx(0.001 * factor)
     assert config.sequence_parallel == (parallel.tensor > 1)
 

@@ -16,7 +16,7 @@ from snakemake_executor_plugin_submitit.processes import this_process
 
 from .drivers import SOURCE_ROOT, Checkout, wait_until
 
-DUMP = "import json, os, pathlib; pathlib.Path(f'env.{os.environ[\"RANK\"]}.json').write_text(json.dumps(dict(os.environ)))"
+DUMP = "import json, os; json.dump(dict(os.environ), open('env.' + os.environ['RANK'] + '.json', 'w'))"
 
 DUMP_COMMAND = shlex.join([sys.executable, "-c", DUMP]).replace("{", "{{").replace("}", "}}")
 
@@ -37,7 +37,8 @@ def test_direct_launch_gives_every_rank_its_torch_variables(checkout: Checkout) 
     checkout.run_well()
     envs = [json.loads((checkout.folder / f"env.{rank}.json").read_text()) for rank in range(2)]
     for rank, env in enumerate(envs):
-        assert (env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"]) == (str(rank), str(rank), "2", "2")
+        assert (env["RANK"], env["LOCAL_RANK"]) == (str(rank), str(rank))
+        assert (env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"]) == ("2", "2")
         assert (env["NODE_RANK"], env["NNODES"], env["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
         assert (env["OMP_NUM_THREADS"], env["SUBMITIT_ATTEMPT"], env["TMPDIR"]) == ("3", "1", "scratch")
     assert envs[0]["MASTER_PORT"] == envs[1]["MASTER_PORT"]

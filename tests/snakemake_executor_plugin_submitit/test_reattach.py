@@ -10,7 +10,7 @@ import pytest
 
 from snakemake_executor_plugin_submitit.journal import Acceptance, Outcome
 
-from .drivers import Checkout, interrupt, kill, wait_until
+from .drivers import DEADLINE_SECONDS, Checkout, interrupt, kill, wait_until
 
 GATED = """
 rule a:
@@ -32,7 +32,7 @@ def test_job_of_a_driver_that_ended_is_adopted(checkout: Checkout, number: signa
     interrupt(first, number)
     second = checkout.start("--nolock")
     checkout.write("result", "gate")
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=DEADLINE_SECONDS)
     assert second.returncode == 0, said
     assert checkout.lines("runs.txt") == ["started"]
     assert checkout.lines("a.txt") == ["result"] and checkout.lines("a.log") == ["said"]
@@ -105,7 +105,7 @@ def test_second_driver_of_another_checkout_adopts_the_job_in_the_store(checkout:
     wait_until(lambda: everything.lines("store/runs.txt"), "the start of the job")
     (store / "gate").touch()
     for driver in drivers:
-        said, _ = driver.communicate(timeout=60)
+        said, _ = driver.communicate(timeout=DEADLINE_SECONDS)
         assert driver.returncode == 0, said
     assert everything.lines("store/runs.txt") == ["started"]
     (attempt,) = everything.attempts("store")
@@ -132,7 +132,9 @@ def test_local_queue_never_uses_more_cores_than_it_may(checkout: Checkout) -> No
         rule a:
             output: "{i}.txt"
             threads: 2
-            shell: "mkdir -p busy; touch busy/{wildcards.i}; ls busy | wc -l >> seen.txt; rm busy/{wildcards.i}; touch {output}"
+            shell:
+                "mkdir -p busy; touch busy/{wildcards.i}; ls busy | wc -l >> seen.txt; "
+                "rm busy/{wildcards.i}; touch {output}"
     """)
     checkout.run_well("--submitit-local-cores", "4")
     assert len(checkout.lines("seen.txt")) == 6

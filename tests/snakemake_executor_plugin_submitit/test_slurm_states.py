@@ -27,7 +27,7 @@ def test_squeue_lines_keep_reason_and_comment() -> None:
 
 def test_sacct_and_scontrol_agree_on_a_failed_job() -> None:
     sacct = parse_sacct("7|FAILED|9:0\n8|CANCELLED by 1000|0:15\n")
-    scontrol = parse_scontrol("JobId=7 JobName=a Comment=submitit:x JobState=FAILED Reason=NonZeroExitCode ExitCode=9:0")
+    scontrol = parse_scontrol("JobId=7 Comment=submitit:x JobState=FAILED Reason=NonZeroExitCode ExitCode=9:0")
     assert sacct["7"].phase is scontrol.phase is Phase.FAILED
     assert sacct["8"].phase is Phase.CANCELLED and scontrol.comment == "submitit:x"
 

@@ -78,7 +78,8 @@ def test_workflow_of_the_tutorial_runs_unchanged(checkout: Checkout) -> None:
 
 def test_workflow_with_checkpoint_shadow_script_and_group_runs_unchanged(checkout: Checkout) -> None:
     checkout.write(SCATTER)
-    checkout.write("open(snakemake.output[0], 'w').write(f'{int(open(snakemake.input[0]).read()) ** 2}\\n')\n", "square.py")
+    square = "print(int(open(snakemake.input[0]).read()) ** 2, file=open(snakemake.output[0], 'w'))\n"
+    checkout.write(square, "square.py")
     checkout.run_well()
     assert checkout.lines("collected.txt") == ["1", "4", "9"]
 

@@ -190,6 +190,17 @@ def test_odd_names_and_missing_files_cost_nothing_but_themselves(store: Path) ->
     assert len(said) == 1 and "missing.png" in said[0]
 
 
+def test_a_record_without_sense_is_left_out_by_name(store: Path) -> None:
+    said: list[str] = []
+    spool = open_spool(store, PRETRAIN)
+    with open(spool.path, "ab") as file:
+        file.write(b'{"schema_version":1,"seq":2,"time":1.0,"step":0,"kind":"end","payload":{"status":"gone"}}\n')
+        file.write(b'{"schema_version":1,"seq":3,"time":1.0,"step":4,"kind":"metrics","payload":{"a":"x","b":[],"tokens":1}}\n')
+    assert sync(store, "tiny", PATHS, say=said.append).behind == 0
+    assert steps_of(store, runs_of(store)["pretrain/400K"]) == [4]
+    assert len(said) == 1 and "end left out" in said[0]
+
+
 def test_a_run_that_a_person_deleted_stays_deleted(store: Path) -> None:
     spool = open_spool(store, FETCH)
     drain(store)

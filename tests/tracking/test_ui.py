@@ -10,9 +10,10 @@ import pytest
 
 from athanor.tracking.destination import Destination
 from athanor.tracking.ui import HOST, UiServer, free_port, serve
-from athanor.tracking.writer import sync
-from tests.tracking.snapshot import runs_of
-from tests.tracking.synthetic import FETCH, PATHS, write_campaign
+from athanor.tracking.writer import Summary, sync
+from tests.tracking.conftest import MakeStore
+from tests.tracking.snapshot import runs_of, snapshot
+from tests.tracking.synthetic import CAMPAIGN, FETCH, PATHS, write_campaign
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -29,6 +30,20 @@ def test_a_busy_port_gives_way_to_the_next() -> None:
 def test_a_site_with_a_server_of_its_own_is_only_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve(tmp_path, uri="https://user:secret@mlflow.example.org") == 0
     assert capsys.readouterr().out == "this site's MLflow is https://mlflow.example.org\n"
+
+
+@pytest.mark.slow
+def test_a_tracking_server_takes_the_same_campaign_as_a_database(make_store: MakeStore) -> None:
+    direct, server_store, served = make_store("direct"), make_store("server"), make_store("served")
+    write_campaign(direct)
+    for stage in {artifact.stage for artifact in CAMPAIGN}:
+        shutil.copytree(direct / stage, served / stage)
+    assert sync(direct, "tiny", PATHS).problem == ""
+    with UiServer(Destination(server_store), 5000) as server:
+        assert sync(served, "tiny", PATHS, uri=server.address) == Summary(runs=8, records=61, behind=0)
+        shutil.rmtree(served / "tracking")
+        assert sync(served, "tiny", PATHS, uri=server.address) == Summary(runs=8, records=61, behind=0)
+    assert snapshot(server_store) == snapshot(direct)
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class Controller:
         self.attempt.finish(self._outcome(codes, first_failed, timed_out))
 
     def _run_once(self, restart: int) -> tuple[dict[int, int], int | None, bool]:
-        """Start all ranks and wait for them; return their exit codes, the first that failed, and whether time was up."""
+        """Start all ranks and wait for them; return their exit codes, the first that failed, whether time was up."""
         port = _free_port()
         processes = {rank: self._start_rank(rank, restart, port) for rank in range(self.ranks)}
         codes: dict[int, int] = {}

@@ -85,8 +85,9 @@ class Executor(RemoteExecutor):
                 if self.submitter.claim(tracked, verdict.number):
                     self._leave_queue(tracked)
                     return self._submit(tracked)
-        raise WorkflowError(f"rule {tracked.job.name}: lost {_CLAIM_TRIES} claims in a row in {tracked.identity.folder}; "
-                            "are clocks or the file system of that folder at fault?")
+        raise WorkflowError(
+            f"rule {tracked.job.name}: lost {_CLAIM_TRIES} claims in a row in {tracked.identity.folder}; "
+            "see what else writes there, and run again")
 
     def _submit(self, tracked: Tracked) -> str | None:
         assert tracked.attempt is not None

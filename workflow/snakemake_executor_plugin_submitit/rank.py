@@ -1,5 +1,6 @@
 """Entry point of one rank: `python -m snakemake_executor_plugin_submitit.rank SUBMITIT_FOLDER`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,18 +20,17 @@ def main() -> None:
 
 
 def heal_submission(folder: Path, job_id: str) -> None:
-    """Give the task's pickle its final name when the submitter died before it could.
+    """Give the task's pickle its final name when the submitter died, or is slower than this rank.
 
-    The folder belongs to one attempt, so the only pickle without a job id is this job's.
+    The folder belongs to one attempt, so the only pickle without a job id is this job's. It gets a second name: a
+    submitter that lives still finds the first one, and its own renaming then changes nothing.
     """
     named = folder / f"{job_id}_submitted.pkl"
-    if named.exists():
-        return
     for draft in folder.glob("*.pkl"):
         if "_" not in draft.stem and not named.exists():
             try:
-                draft.rename(named)
-            except FileNotFoundError:
+                os.link(draft, named)
+            except (FileNotFoundError, FileExistsError):
                 continue  # the submitter, or another rank, was faster
 
 

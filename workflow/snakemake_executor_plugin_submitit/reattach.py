@@ -108,8 +108,8 @@ def _submitter_is_gone(attempt: Attempt, driver: ProcessName, backends: dict[Job
         backends[intent.kind].find(attempt)
     except SlurmUnavailable as error:
         raise WorkflowError(
-            f"rule {intent.rule}: {attempt.folder} was meant to be submitted by a driver that has died, and Slurm can't "
-            f"be asked whether it was ({error}); run again when squeue answers") from error
+            f"rule {intent.rule}: {attempt.folder} was about to be submitted by a driver that has died, and "
+            f"Slurm can't be asked whether it was ({error}); run again when squeue answers") from error
     return True
 
 

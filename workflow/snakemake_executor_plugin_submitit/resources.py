@@ -46,7 +46,7 @@ def read_request(rule: str, resources: Mapping[str, object], threads: int) -> Re
         except ValueError:
             result = -1
         if result < 0:
-            raise WorkflowError(f"rule {rule}: resource {name}={value!r} is not a number; give a whole number, 0 or more")
+            raise WorkflowError(f"rule {rule}: resource {name}={value!r} is not a whole number, 0 or more; give one")
         return result
 
     nodes = number("nodes") or 1

@@ -166,7 +166,7 @@ def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 class AttemptSlurmExecutor(submitit.SlurmExecutor):
-    """submitit's Slurm executor, with our rank's entry point and time limits left to the site when the rule has none."""
+    """submitit's Slurm executor, with our rank's entry point, and any number of requeues."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, max_num_timeout=10**6)

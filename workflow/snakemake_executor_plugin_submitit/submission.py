@@ -71,7 +71,8 @@ class Tracked:
     def wanted(self, driver: ProcessName, since: float) -> Wanted:
         """Return what `reattach.examine` needs to know."""
         outputs = [Path(str(file)) for file in self.job.output]
-        changed = 0.0 if self.identity.own_journal else max((_changed(str(file)) for file in self.job.input), default=0.0)
+        inputs = [] if self.identity.own_journal else [str(file) for file in self.job.input]
+        changed = max(map(_changed, inputs), default=0.0)
         return Wanted(self.job.name, self.folder, self.identity.spec, driver, since, changed,
                       all(os.path.lexists(path) for path in outputs))
 
@@ -92,8 +93,8 @@ class Submitter:
         launcher = choose_launcher(self.workflow, job, LauncherChoice(self.settings.launcher))
         request = read_request(job.name, job.resources, job.threads)
         if launcher is Launcher.NESTED and request.ranks > 1:
-            raise WorkflowError(f"rule {job.name}: {request.ranks} tasks need a plain shell rule without shadow, benchmark, "
-                                "group or storage; make it one, or ask for one task")
+            raise WorkflowError(f"rule {job.name}: {request.ranks} tasks need a plain shell rule without shadow, "
+                                "benchmark, group or storage; make it one, or ask for one task")
         if self.kind is JobKind.LOCAL and request.nodes > 1:
             raise WorkflowError(f"rule {job.name}: nodes={request.nodes}, but jobs run on this machine; "
                                 f"use nodes=1 tasks_per_node={request.ranks}, or --submitit-cluster=slurm")

@@ -6,6 +6,7 @@ others by a file in the artifact's folder, since they have no process group yet.
 
 import importlib.metadata
 import json
+import math
 import os
 import socket
 import subprocess
@@ -257,7 +258,7 @@ def _manifest(stage: StageRun, artifact: Artifact, outcome: Outcome, began: floa
         seconds=round(time.time() - began, 3),
         host=socket.gethostname(),
         git_commit=git_commit(),
-        metrics={name: float(value) for name, value in outcome.metrics.items()},
+        metrics={name: float(v) for name, v in outcome.metrics.items() if math.isfinite(v)},  # JSON has no NaN
         versions={"python": ".".join(map(str, sys.version_info[:3])), **artifact.packages},
         jobs=tuple(j for j in [os.environ.get("SLURM_JOB_ID", "")] if j),
     )

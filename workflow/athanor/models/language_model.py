@@ -95,9 +95,10 @@ def transformer_config(model: Model, parallel: Parallel, precision: Precision) -
 
 
 def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
-    # With calculate_per_token_loss the router scales its auxiliary loss by the rank's own tokens (moe/router.py,
-    # attach_and_log_load_balancing_loss), so sequence and context parallelism divide it: undo that. The z-loss takes
-    # the same path: its mean over the rank's own tokens is divided by these ranks, and so is its scale.
+    # With calculate_per_token_loss the router scales its losses by the rank's own tokens (moe/router.py,
+    # attach_and_log_load_balancing_loss), so sequence and context parallelism divide them: undo that. The loss by
+    # sequence it scales by the tokens of one sequence instead of the micro-batch (get_tokens_per_expert_and_token_count
+    # counts the rows of [seq, batch * experts]): undo that too, else the micro-batch size would decide its strength.
     cut = parallel.context * parallel.tensor
     return {
         "num_moe_experts": model.num_experts,
@@ -105,8 +106,9 @@ def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
         # Softmax over the chosen experts; Megatron wants it over all of them where only one is chosen.
         "moe_router_pre_softmax": model.experts_per_token == 1,
         "moe_ffn_hidden_size": model.expert_ffn_size,
+        # By sequence: the only kind whose value does not depend on which sequences share a micro-batch.
         "moe_router_load_balancing_type": "seq_aux_loss",
-        "moe_aux_loss_coeff": model.aux_loss_coefficient * cut,
+        "moe_aux_loss_coeff": model.aux_loss_coefficient * cut * parallel.micro_batch_size,
         "moe_z_loss_coeff": model.z_loss_coefficient * cut or None,
         "moe_router_dtype": "fp32",
         "moe_token_dispatcher_type": "alltoall",

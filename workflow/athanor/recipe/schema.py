@@ -146,7 +146,7 @@ class Model:
     num_query_groups: int = key(2, "key-value heads; divides the query heads", low=1)
     head_dim: int = key(32, "width of one head", low=4)
     num_experts: int = key(8, "experts a layer", low=1)
-    experts_per_token: int = key(2, "experts each token is routed to", low=1)
+    experts_per_token: int = key(2, "experts each token is routed to", low=2)
     expert_ffn_size: int = key(256, "inner width of one expert", low=8)
     vocab_size: int = key(4096, "embedding rows; at least the tokenizer's", low=300)
     max_sequence_length: int = key(512, "longest sequence the positions are made for", unit=Unit.TOKENS, low=8)

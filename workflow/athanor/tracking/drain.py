@@ -139,7 +139,7 @@ class Drain:
         }
         try:
             handlers[record.kind]()
-        except Refused as refusal:
+        except (Refused, ValueError, KeyError) as refusal:  # one bad record must not keep the others out
             self._once(f"{progress.name}: {record.kind} left out: {refusal}")
 
     def _open_run(self, first: Record, path: Path, progress: Progress) -> None:
@@ -264,7 +264,7 @@ def _points(records: Iterable[Record]) -> list[Point]:
 
 def _dataset(payload: Mapping[str, object]) -> Dataset:
     source = json.dumps({"tags": {"source": text(payload, "source")}})
-    profile = json.dumps(payload.get("profile") or {}, ensure_ascii=False)
+    profile = json.dumps({"source": text(payload, "source"), **mapping(payload.get("profile"))}, ensure_ascii=False)
     return Dataset(text(payload, "name"), text(payload, "digest"), source, text(payload, "context"), profile)
 
 

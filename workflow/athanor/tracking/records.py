@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +83,11 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 
 def numbers(record: Record) -> Iterator[tuple[str, float]]:
-    """The values of a record of kind metrics or system."""
+    """The values of a record of kind metrics or system; what is no number is left out."""
     prefix = NESTED if record.kind is Kind.SYSTEM else ""
     for name, value in record.payload.items():
-        if isinstance(value, int | float | str):
-            yield prefix + name, float(value)
+        with suppress(ValueError, TypeError):
+            yield prefix + name, float(value)  # type: ignore[arg-type]
 
 
 def first_step(path: Path) -> int | None:

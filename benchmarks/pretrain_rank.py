@@ -1,0 +1,171 @@
+"""One rank of a benchmarked training run, ours or Hugging Face's: `python benchmarks/pretrain_rank.py ORDER.pickle`."""
+
+import json
+import os
+import pickle
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from athanor.artifacts.run import StageRun
+from athanor.recipe.schema import Recipe
+from athanor.tracking.spool import NullSpool
+
+INITIALIZE, OURS = "initialize", "ours"  # other kinds name the peer's experts implementation
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all ranks of one run are told; `weights` is the folder of the initialize run."""
+
+    kind: str
+    recipe: Recipe
+    folder: Path
+    weights: Path
+    steps: int
+    seed: int
+
+
+@dataclass
+class Marks(NullSpool):
+    """Takes note of every step's loss, when it was done and how much CPU this rank had used by then (seconds)."""
+
+    losses: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """The loop logs every step here."""
+        if "loss" in values:
+            self.times.append(time.perf_counter())
+            self.cpu.append(time.process_time())
+            self.losses.append(values["loss"])
+
+
+class MarkovSamples:
+    """A language of 8 likely successors a token, each half as likely as the one before; sample i is row i."""
+
+    def __init__(self, vocabulary: int, length: int, samples: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        successors = random.integers(vocabulary, size=(vocabulary, 8))
+        likely = 0.5 ** np.arange(1, 9) / (1 - 0.5**8)
+        self.rows = np.empty((samples, length + 1), dtype=np.int64)
+        self.rows[:, 0] = random.integers(vocabulary, size=samples)
+        for t in range(length):
+            self.rows[:, t + 1] = successors[self.rows[:, t], random.choice(8, size=samples, p=likely)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """[length + 1] tokens."""
+        row: NDArray[np.int64] = self.rows[index]
+        return row
+
+    def __getitem__(self, index: int) -> dict[str, NDArray[np.int64]]:
+        """The same for the peer: inputs, and targets that are shifted already."""
+        row = self.rows[index]
+        return {"input_ids": row[:-1], "labels": row[1:], "shift_labels": row[1:]}
+
+
+def main(path: str) -> None:
+    """Run one rank; rank 0 writes `result.json`."""
+    order: Order = pickle.loads(Path(path).read_bytes())
+    rank = int(os.environ["RANK"])
+    p = order.recipe.pretrain
+    if order.kind == INITIALIZE:
+        initialize(order)
+        return
+    samples = MarkovSamples(
+        order.recipe.model.vocab_size, p.sequence_length, order.steps * p.batch_tokens // p.sequence_length, order.seed
+    )
+    marks = train_ours(order, samples, rank) if order.kind == OURS else train_peer(order, samples)
+    if rank == 0:
+        (order.folder / "result.json").write_text(json.dumps({"losses": marks.losses, "times": marks.times, "cpu": marks.cpu}))
+
+
+def initialize(order: Order) -> None:
+    """Fresh weights, in Megatron's form and as a Hugging Face folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    from athanor.models.huggingface import configuration, conversions
+    from athanor.models.torch_dist import ShardedCheckpoint
+    from athanor.training.checkpoints import FINAL
+    from athanor.training.initialization import initialize as initialize_model
+
+    stage = StageRun(order.recipe, "initialize", "model", "", order.folder, {})
+    initialize_model(stage, order.recipe)
+    source = ShardedCheckpoint(order.folder / FINAL)
+    tensors = {}
+    for piece in conversions(order.recipe.model):
+        converted = piece.convert(source.read(piece.source, piece.index))
+        tensors.update({name: t.contiguous() for (name, _), t in zip(piece.targets, converted, strict=True)})
+    (order.folder / "model").mkdir()
+    configuration(order.recipe.model, torch.float32, None, None).save_pretrained(order.folder / "model")
+    save_file(tensors, order.folder / "model" / "model.safetensors", metadata={"format": "pt"})
+
+
+def train_ours(order: Order, samples: MarkovSamples, rank: int) -> Marks:
+    """The training loop of `athanor stage pretrain`."""
+    from athanor.training.checkpoints import FINAL
+    from athanor.training.loop import Task, train
+    from athanor.training.validation import HeldOut
+
+    marks, p = Marks(), order.recipe.pretrain
+    stage = StageRun(order.recipe, "pretrain", "", "", order.folder, {}, rank, p.parallel.ranks, spool=marks)
+    held_out = {"none": HeldOut(samples.rows[:1], 1)}
+    end = order.steps * p.batch_tokens
+    train(stage, order.recipe, Task(order.weights / FINAL, end, lambda: samples, lambda: held_out))
+    return marks
+
+
+def train_peer(order: Order, samples: MarkovSamples) -> Marks:
+    """Hugging Face's Trainer with the same optimizer and schedule, its logging reduced to the loss."""
+    import torch
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    from athanor.training.schedule import LearningRate
+
+    p, marks = order.recipe.pretrain, Marks()
+    model = AutoModelForCausalLM.from_pretrained(order.weights / "model", experts_implementation=order.kind)
+    decayed = [w for w in model.parameters() if w.ndim > 1]
+    rest = [w for w in model.parameters() if w.ndim == 1]
+    o, rate = p.optimizer, LearningRate.of(p)
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=p.lr, betas=(o.beta1, o.beta2), eps=o.epsilon, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate((step + 1) * p.batch_tokens) / p.lr)
+
+    class Record(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, _arguments: Any, _state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+            marks.metrics(0, logs)
+
+    ranks = int(os.environ["WORLD_SIZE"])
+    arguments = TrainingArguments(
+        output_dir=str(order.folder / "trainer"),
+        use_cpu=True,
+        ddp_backend="gloo",
+        ddp_find_unused_parameters=True,  # an expert may get no token
+        max_steps=order.steps,
+        per_device_train_batch_size=p.batch_tokens // p.sequence_length // ranks,
+        max_grad_norm=o.clip_grad,
+        train_sampling_strategy="sequential",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=[],
+        save_strategy="no",
+    )
+    Trainer(model=model, args=arguments, train_dataset=samples, optimizers=(optimizer, schedule), callbacks=[Record()]).train()
+    return marks
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
