@@ -87,7 +87,9 @@ def test_held_lease_cannot_be_had_until_it_is_given_up(tmp_path: Path) -> None:
 
 
 def test_lease_of_a_process_that_ended_is_free(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from athanor.artifacts.lease import Lease; Lease(Path(sys.argv[1])).try_acquire()"
+    program = (
+        "import sys; from pathlib import Path; from athanor.artifacts.lease import Lease; Lease(Path(sys.argv[1])).try_acquire()"
+    )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})
     assert (tmp_path / LEASE).exists()
     assert Lease(tmp_path).try_acquire()

@@ -87,9 +87,7 @@ def test_folder_in_the_place_of_a_file_is_a_missing_file(tmp_path: Path) -> None
 
 @given(where=st.integers(0, 4999), mask=st.integers(1, 255))
 @settings(max_examples=20, deadline=None)
-def test_any_changed_byte_is_noticed_by_a_deep_look_only(
-    tmp_path_factory: pytest.TempPathFactory, where: int, mask: int
-) -> None:
+def test_any_changed_byte_is_noticed_by_a_deep_look_only(tmp_path_factory: pytest.TempPathFactory, where: int, mask: int) -> None:
     folder = tmp_path_factory.mktemp("deep")
     manifest = sealed(folder)
     content = bytearray((folder / "data" / "b.bin").read_bytes())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from athanor.tracking.records import first_step, flat, history
+from athanor.tracking.records import Begin, begin_of, flat, history
 from athanor.tracking.spool import Spool
 from tests.tracking.synthetic import PRETRAIN, open_spool
 
@@ -38,10 +38,20 @@ def test_every_step_comes_once_and_from_the_last_attempt_that_computed_it(
     assert sorted(before) == sorted((step, who) for step, who in owner.items() if step not in own)
 
 
-def test_start_step_comes_from_the_first_point_where_the_start_record_does_not_say(tmp_path: Path) -> None:
-    assert first_step(write_attempt(tmp_path, 1, 7, 9).path) == 7
-    assert first_step(write_attempt(tmp_path, 2, 7, 9, start_step=5).path) == 5
-    assert first_step(write_attempt(tmp_path, 3, 7, 7).path) is None
+def test_an_attempt_begins_where_its_start_record_or_its_first_points_say(tmp_path: Path) -> None:
+    assert begin_of(write_attempt(tmp_path, 1, 7, 9).path) == Begin(7, frozenset({"attempt"}))
+    assert begin_of(write_attempt(tmp_path, 2, 7, 9, start_step=5).path) == Begin(5, None)
+    assert begin_of(write_attempt(tmp_path, 3, 7, 7).path) is None
+
+
+def test_an_attempt_that_only_validates_the_last_step_leaves_its_loss_to_the_one_before(tmp_path: Path) -> None:
+    first, second = open_spool(tmp_path, PRETRAIN, 1), open_spool(tmp_path, PRETRAIN, 2)
+    for step in (9, 10):
+        first.metrics(step, {"loss": 3.0})
+    first.metrics(10, {"validation": 2.0})
+    second.metrics(10, {"validation": 2.0})
+    kept = [(record.step, dict(record.payload)) for record in history([first.path], second.path)]
+    assert kept == [(9, {"loss": 3.0}), (10, {"loss": 3.0})]
 
 
 def test_nested_parameters_are_flattened_with_dots() -> None:

@@ -132,13 +132,13 @@ def _compute(stage: StageRun, artifact: Artifact, run: RunStage, began: float) -
     spool = Spool(stage.folder / "tracking" / f"{stage.attempt:03d}.jsonl")
     stage.spool = spool
     spool.start(_start_record(stage, artifact))
-    status, message = "failed", ""
+    status, message, counters = "failed", "", dict[str, int | str]()
     try:
         with spool.system_metrics():
             outcome = run(stage)
         manifest = _manifest(stage, artifact, outcome, began)
         manifest.write(stage.folder)
-        status = "finished"
+        status, counters = "finished", dict(outcome.counters)
     except Stopped as stopped:
         status, message = "stopped", str(stopped)
         raise
@@ -146,7 +146,7 @@ def _compute(stage: StageRun, artifact: Artifact, run: RunStage, began: float) -
         message = f"{type(error).__name__}: {error}"
         raise
     finally:
-        spool.end(status, message=message, seconds=time.time() - began)
+        spool.end(status, message=message, seconds=time.time() - began, counters=counters)
         spool.close()
 
 

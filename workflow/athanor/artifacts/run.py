@@ -75,11 +75,11 @@ class Heartbeat:
         self._first: tuple[float, int] | None = None
 
     def beat(self, done: int, total: int, unit: str) -> None:
-        """Say that `done` of `total` units are behind us."""
+        """Say that `done` of `total` units are behind us; a `total` of 0 is one that nobody knows yet."""
         now = time.time()
         if self._first is None:
             self._first = (now, done)
-        if self._path is None or (now - self._last < self._every and done < total):
+        if self._path is None or (now - self._last < self._every and (done < total or not total)):
             return
         self._last = now
         began, at = self._first

@@ -19,10 +19,7 @@ def open_ui(campaign: Campaign, port: int) -> int:
     """Serve MLflow's pages on this machine until Ctrl-C. Returns the exit code."""
     from athanor.tracking.ui import serve
 
-    if campaign.site.tracking_uri.startswith(("http:", "https:")):
-        print(f"this site tracks in {campaign.site.tracking_uri}: open it there")
-        return 0
-    return serve(campaign.store.root, port)
+    return serve(campaign.store.root, port, campaign.site.tracking_uri)
 
 
 def _name(campaign: Campaign) -> str:

@@ -109,13 +109,15 @@ class Watch:
 
 
 def describe(progress: Progress) -> str:
-    """`41 % 410K of 1M tokens, 4.2K tokens/s, 2 min 20 s left`."""
-    share = min(100, 100 * progress.done / progress.total) if progress.total else 100
-    text = f"{share:3.0f} %  {_count(progress.done)} of {_count(progress.total)} {progress.unit}"
+    """`41 %  410K of 1M tokens  4200 tokens/s  2 min 20 s left`; shares only where the total is known."""
+    text = f"{_count(progress.done)} {progress.unit}"
+    if progress.total:
+        share = min(100, 100 * progress.done / progress.total)
+        text = f"{share:3.0f} %  {_count(progress.done)} of {_count(progress.total)} {progress.unit}"
     if progress.rate > 0:
-        left = progress.seconds_left or 0
         rate = _count(int(progress.rate)) if progress.rate >= 10 else f"{progress.rate:.1f}"
-        text += f"  {rate} {progress.unit}/s  {_time(left)} left"
+        text += f"  {rate} {progress.unit}/s"
+        text += f"  {_time(progress.seconds_left or 0.0)} left" if progress.total else ""
     return text
 
 

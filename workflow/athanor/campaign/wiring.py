@@ -79,8 +79,8 @@ class Wiring:
         """The shell command of a stage, with the site's launch prefix and interpreter before it."""
         wanted = self._resources(stage)
         words = [
-            *([wanted.launch_prefix] if wanted.launch_prefix else []),
-            shlex.quote(wanted.python or sys.executable),
+            *([_literal(wanted.launch_prefix)] if wanted.launch_prefix else []),
+            _literal(shlex.quote(wanted.python or sys.executable)),
             "-m athanor stage",
             stage,
             "--recipe",
@@ -158,3 +158,8 @@ class Wiring:
                 if value:
                     setattr(merged, key, value)
         return merged
+
+
+def _literal(text: str) -> str:
+    """`text` with its braces doubled: Snakemake formats the command."""
+    return text.replace("{", "{{").replace("}", "}}")

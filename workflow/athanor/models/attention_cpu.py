@@ -4,13 +4,11 @@ Megatron's own DotProductAttention materialises the scores and refuses context p
 (dot_product_attention.py:57, 150); on a GPU TEDotProductAttention does all of it.
 """
 
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
-from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 
@@ -91,20 +89,6 @@ class TorchCoreAttention(MegatronModule):
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """No weights."""
         return {}
-
-
-def use_torch_attention(spec: Any) -> None:
-    """Put TorchCoreAttention in the place of DotProductAttention everywhere in a layer or block spec."""
-    if isinstance(spec, list | tuple):
-        for item in spec:
-            use_torch_attention(item)
-    elif is_dataclass(spec) and not isinstance(spec, type):
-        for f in fields(spec):
-            value = getattr(spec, f.name)
-            if value is DotProductAttention:
-                setattr(spec, f.name, TorchCoreAttention)
-            else:
-                use_torch_attention(value)
 
 
 def _same_document(tokens: int, ends: torch.Tensor, causal: bool) -> torch.Tensor:

@@ -6,6 +6,7 @@ routing. Checkpoint keys are the same for both kinds of layers.
 
 # ruff: noqa: E402 (the CPU shim must be in place before megatron.core is imported)
 import importlib.util
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,12 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.moe.experts import SequentialMLP
 
-from athanor.models.attention_cpu import use_torch_attention
+from athanor.models.attention_cpu import TorchCoreAttention
+from athanor.models.experts_cpu import TorchExperts
 from athanor.recipe.schema import Model, Parallel, Precision
 
 FP8_RECIPES = {
@@ -158,5 +162,19 @@ def layer_spec(config: TransformerConfig) -> Any:
         for layer in spec.layer_specs:
             # In Transformer Engine's MoE layer this norm keeps its own name: name it so in checkpoints here too.
             layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
-        use_torch_attention(spec)
+        replace_in_spec(spec, {DotProductAttention: TorchCoreAttention, SequentialMLP: TorchExperts})
     return spec
+
+
+def replace_in_spec(spec: Any, replacements: dict[Any, Any]) -> None:
+    """Put other modules in the place of some, everywhere in a layer or block spec."""
+    if isinstance(spec, list | tuple):
+        for item in spec:
+            replace_in_spec(item, replacements)
+    elif is_dataclass(spec) and not isinstance(spec, type):
+        for f in fields(spec):
+            value = getattr(spec, f.name)
+            if isinstance(value, type) and value in replacements:
+                setattr(spec, f.name, replacements[value])
+            else:
+                replace_in_spec(value, replacements)

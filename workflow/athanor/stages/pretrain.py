@@ -20,10 +20,7 @@ def run(stage: StageRun) -> Outcome:
     """Train from the artifact `start` to this milestone's end."""
     recipe, shuffled = stage.recipe, stage.instance == SHUFFLED
     p = recipe.pretrain
-    tokens = {name: upstream for name, upstream in stage.inputs.items() if name != "start"}
-    for name, upstream in tokens.items():
-        stage.spool.dataset(name, upstream.fingerprint, str(upstream.folder), "training", dict(upstream.counters))
-    folders = {name: upstream.folder for name, upstream in tokens.items()}
+    folders = {name: upstream.folder for name, upstream in stage.inputs.items() if name != "start"}
     order = TokenOrder.SHUFFLED if shuffled else TokenOrder.NATURAL
     task = Task(
         start=stage.input_named("start").folder / FINAL,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from athanor.tracking.spool import Kind, Record, read_records
@@ -90,26 +90,41 @@ def numbers(record: Record) -> Iterator[tuple[str, float]]:
             yield prefix + name, float(value)  # type: ignore[arg-type]
 
 
-def first_step(path: Path) -> int | None:
-    """The step an attempt began at: as its start record says, or else its first metrics record; None without one."""
+@dataclass(frozen=True)
+class Begin:
+    """Where an attempt began: every later step is its own, and of step `step` the curves `names` (None for all)."""
+
+    step: int
+    names: frozenset[str] | None
+
+
+def begin_of(path: Path) -> Begin | None:
+    """As the start record says, or else from the attempt's first metrics; None in an attempt without any."""
+    step, names = None, set[str]()
     for record in read_records(path):
         if record.kind is Kind.START and isinstance(said := record.payload.get("start_step"), int):
-            return said
+            return Begin(said, None)
         if record.kind is Kind.METRICS:
-            return record.step
-    return None
+            step = record.step if step is None else step
+            if record.step > step:
+                break
+            names.update(record.payload)
+    return None if step is None else Begin(step, frozenset(names))
 
 
 def history(earlier: Sequence[Path], path: Path) -> Iterator[Record]:
-    """The metrics of `earlier` attempts that attempt `path` goes on from: a step is left out where a later attempt
-    began at it or before, so every step of the whole curve comes from exactly one attempt."""
-    until = first_step(path)
+    """The metrics of `earlier` attempts that attempt `path` goes on from: what a later attempt computed again is left
+    out, so every point of the whole curve comes from exactly one attempt, the last that computed it."""
+    begins = [begin for begin in [begin_of(path)] if begin]
     for spool in reversed(earlier):
-        begin = first_step(spool)
-        if until is None:
-            until = begin
-            yield from (r for r in read_records(spool) if r.kind is Kind.METRICS)
-            continue
-        limit = until
-        yield from (r for r in read_records(spool) if r.kind is Kind.METRICS and r.step < limit)
-        until = limit if begin is None else min(begin, limit)
+        limit = min((begin.step for begin in begins), default=None)
+        again = [begin.names for begin in begins if begin.step == limit]
+        for record in read_records(spool):
+            if record.kind is not Kind.METRICS or (limit is not None and record.step > limit):
+                continue
+            if record.step == limit:
+                left = {k: v for k, v in record.payload.items() if not any(n is None or k in n for n in again)}
+                record = replace(record, payload=left)
+            if record.payload:
+                yield record
+        begins += [begin for begin in [begin_of(spool)] if begin]

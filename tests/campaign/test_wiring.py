@@ -1,0 +1,127 @@
+"""What the rules get: paths, inputs, commands and resources."""
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from athanor.campaign.wiring import Wiring
+from tests.campaign.conftest import Furnace
+
+
+def wiring(**config: Any) -> Wiring:
+    return Wiring.from_config(config, "base")
+
+
+def chosen(wiring: Wiring, name: str) -> SimpleNamespace:
+    """Snakemake's wildcards for an artifact."""
+    return SimpleNamespace(fingerprint=wiring.campaign.lifecycle[name].fingerprint)
+
+
+def test_defaults_are_the_recipe_of_the_snakefile_and_the_laptop(furnace: Furnace) -> None:
+    campaign = wiring().campaign
+    assert (campaign.name, campaign.recipe.name, campaign.site.name) == ("base", "base", "laptop")
+    assert campaign.store.root == furnace.project.root / "store"
+
+
+def test_config_chooses_recipe_site_overrides_and_name(furnace: Furnace, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnace.project.write("other", {"extends": "base"})
+    furnace.project.write("cluster", {"store": "/project/x"}, "sites")
+    campaign = wiring(recipe="other", site="cluster", set=["seed=3"], campaign="trial").campaign
+    assert (campaign.name, campaign.recipe.name, campaign.site.name, campaign.recipe.seed) == ("trial", "other", "cluster", 3)
+    assert str(campaign.store.root) == "/project/x"
+    monkeypatch.setenv("ATHANOR_SITE", "cluster")
+    assert wiring().campaign.site.name == "cluster"
+    assert wiring(site="laptop").campaign.site.name == "laptop"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"lr": 1}, "--config lr=…: there is no such setting; a recipe's key is changed by set=key=value"),
+        ({"recipe": "bsae"}, "did you mean base?"),
+        ({"site": "labtop"}, "did you mean laptop?"),
+        ({"set": "seed=2 pretrain.lr=1"}, "white space does not separate overrides"),
+        ({"set": ["pretrain.lr=7", "seeed=2"]}, "recipe base: 2 problems; nothing was started"),
+    ],
+)
+def test_bad_config_ends_the_driver_with_the_report(furnace: Furnace, config: dict[str, Any], said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        wiring(**config)
+    assert said in str(caught.value)
+
+
+def test_targets_are_the_manifests_of_all_artifacts(furnace: Furnace) -> None:
+    wired = wiring()
+    root = furnace.project.root / "store"
+    assert wired.targets() == [f"{root}/{artifact.path}/manifest.json" for artifact in wired.campaign.lifecycle]
+
+
+def test_rule_of_a_stage_finds_the_inputs_of_each_artifact(furnace: Furnace) -> None:
+    wired = wiring()
+    for artifact in wired.campaign.lifecycle:
+        found = wired.inputs(artifact.stage)(SimpleNamespace(fingerprint=artifact.fingerprint))
+        assert found == [str(wired.campaign.store.manifest_path(upstream)) for upstream in artifact.upstreams.values()]
+
+
+def test_output_pattern_matches_the_target(furnace: Furnace) -> None:
+    wired = wiring()
+    name = "export/1M"
+    assert wired.manifest("export").format(fingerprint=chosen(wired, name).fingerprint) in wired.targets()
+
+
+def command(wired: Wiring, name: str) -> str:
+    """The command as Snakemake would format it."""
+    stage = name.partition("/")[0]
+    return wired.command(stage).format(wildcards=chosen(wired, name), output=SimpleNamespace(manifest="M"))
+
+
+def test_command_names_the_plan_of_the_artifact_and_nothing_of_the_campaign(furnace: Furnace) -> None:
+    one, other = wiring(), wiring(campaign="second", set=["evaluate.limit=5"])
+    folder = furnace.project.root / "store" / one.campaign.lifecycle["pretrain/1M"].path
+    expected = f"{sys.executable} -m athanor stage pretrain --recipe {folder}/plan.yaml --site laptop --manifest M"
+    assert command(one, "pretrain/1M") == command(other, "pretrain/1M") == expected
+
+
+def test_site_puts_its_prefix_and_interpreter_before_the_command(furnace: Furnace) -> None:
+    prefix = "apptainer exec --env X=${Y} gpu.sif"
+    resources = {"default": {"python": "/opt/venv/bin/python"}, "pretrain": {"launch_prefix": prefix}}
+    furnace.project.write("cluster", {"resources": resources}, "sites")
+    wired = wiring(site="cluster")
+    assert command(wired, "pretrain/1M").startswith(f"{prefix} /opt/venv/bin/python -m athanor stage pretrain ")
+    assert command(wired, "fetch/prose").startswith("/opt/venv/bin/python -m athanor stage fetch ")
+
+
+def resources(wired: Wiring, stage: str, ranks: int = 1) -> dict[str, Any]:
+    return {name: value for name, value in wired.resources(stage, ranks).items() if name != "journal"}
+
+
+def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes(furnace: Furnace) -> None:
+    site = {
+        "ranks_per_node": 8,
+        "setup": ["module load cuda/13"],
+        "environment": {"OMP_NUM_THREADS": 1, "GREETING": "a b"},
+        "resources": {
+            "default": {"partition": "cpu", "memory": "1GiB", "runtime": "4h"},
+            "pretrain": {"partition": "gpu", "gpus_per_node": 8, "cpus_per_task": 12, "runtime": "24h"},
+        },
+    }
+    furnace.project.write("cluster", site, "sites")
+    wired = wiring(site="cluster")
+    setup = "module load cuda/13; export OMP_NUM_THREADS=1; export GREETING='a b'"
+    common = {"mem_mb": 1074, "slurm_setup": setup}
+    assert resources(wired, "fetch") == {
+        "nodes": 1, "tasks": 1, "cpus_per_task": 1, "runtime": 240, "slurm_partition": "cpu", **common,
+    }  # fmt: skip
+    assert resources(wired, "pretrain", ranks=20) == {
+        "nodes": 3, "tasks": 20, "cpus_per_task": 12, "runtime": 1440, "gpus_per_node": 8, "slurm_partition": "gpu", **common,
+    }  # fmt: skip
+    assert resources(wiring(), "fetch") == {"nodes": 1, "tasks": 1, "cpus_per_task": 1, "mem_mb": 2000}
+
+
+def test_journal_lives_in_the_artifacts_folder(furnace: Furnace) -> None:
+    wired = wiring()
+    found = wired.resources("fetch")["journal"](chosen(wired, "fetch/prose"))
+    assert found == os.fspath(wired.campaign.store.folder(wired.campaign.lifecycle["fetch/prose"]))
