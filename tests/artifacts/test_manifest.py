@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from athanor.artifacts import files
 from athanor.artifacts.files import FileRecord, record_files, sha256_of, write_atomically, write_json
 from athanor.artifacts.manifest import MANIFEST, SEAL, DamagedManifest, Manifest, ManifestError, Provenance, Result, Upstream
 from athanor.artifacts.manifest_schema import manifest_schema
@@ -126,7 +125,7 @@ def test_records_of_folders_are_sorted_and_complete(tmp_path: Path) -> None:
 
 
 def test_result_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="the stage names .*bread as a result, but it is not there"):
+    with pytest.raises(FileNotFoundError, match=r"the stage names .*bread as a result, but it is not there"):
         record_files(tmp_path, ["bread"])
 
 
@@ -139,7 +138,7 @@ def test_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: p
 
     for instruction in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, instruction, power_cut)
+            patch.setattr(os, instruction, power_cut)
             with pytest.raises(OSError, match="power cut"):
                 write_json(path, {"new": 2})
         assert json.loads(path.read_text()) == {"old": 1}
@@ -153,7 +152,7 @@ def test_seal_is_written_before_the_manifest(tmp_path: Path, monkeypatch: pytest
         order.append(Path(target).name)
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", note)
+    monkeypatch.setattr(os, "replace", note)
     sealed(tmp_path)
     assert order == [SEAL, MANIFEST]
 

@@ -87,7 +87,8 @@ def test_command_names_the_plan_of_the_artifact_and_nothing_of_the_campaign(furn
 
 def test_site_puts_its_prefix_and_interpreter_before_the_command(furnace: Furnace) -> None:
     prefix = "apptainer exec --env X=${Y} gpu.sif"
-    resources = {"default": {"python": "/opt/venv/bin/python"}, "pretrain": {"launch_prefix": prefix}}
+    escaped = prefix.replace("${", "\\${")  # a bare ${Y} repeats a key of the file
+    resources = {"default": {"python": "/opt/venv/bin/python"}, "pretrain": {"launch_prefix": escaped}}
     furnace.project.write("cluster", {"resources": resources}, "sites")
     wired = wiring(site="cluster")
     assert command(wired, "pretrain/1M").startswith(f"{prefix} /opt/venv/bin/python -m athanor stage pretrain ")

@@ -111,9 +111,9 @@ class Project:
         """Write `config/recipes/NAME.yaml`."""
         self.write(f"config/recipes/{name}.yaml", data)
 
-    def snakemake(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def snakemake(self, *arguments: str, seconds: float = DEADLINE_SECONDS) -> "subprocess.CompletedProcess[str]":
         """Run snakemake to its end."""
-        return self._run(["-m", "snakemake", *arguments])
+        return self._run(["-m", "snakemake", *arguments], seconds)
 
     def athanor(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of athanor."""
@@ -169,14 +169,14 @@ class Project:
                 killed += 1
         return killed
 
-    def _run(self, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    def _run(self, arguments: list[str], seconds: float = DEADLINE_SECONDS) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,
             env=self._environment(),
             capture_output=True,
             text=True,
-            timeout=DEADLINE_SECONDS,
+            timeout=seconds,
             check=False,
         )
 

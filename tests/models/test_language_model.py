@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from athanor.models import megatron_cpu
 from athanor.models.adam_cpu import GroupStepAdam
 from athanor.models.attention_cpu import TorchCoreAttention
+from athanor.models.experts_cpu import TorchExperts
 from athanor.models.language_model import (
     PrecisionError,
     build_language_model,
@@ -145,6 +146,26 @@ def test_attention_packed_documents_do_not_see_each_other() -> None:
         _reference(*(part.unsqueeze(1) for part in document)) for document in zip(*(h.split(lengths) for h in heads), strict=True)
     ]
     assert torch.allclose(packed, torch.cat(apart).squeeze(1), atol=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in is for machines without CUDA")
+def test_experts_in_one_node_are_megatrons_one_by_one() -> None:
+    from megatron.core.transformer.moe.experts import SequentialMLP
+
+    model = build_language_model(SHAPE, Parallel())
+    experts = model.decoder.layers[0].mlp.experts
+    assert isinstance(experts, TorchExperts)
+    counts = torch.tensor([5, 0, 9, 3])  # an expert may get no token
+    results = []
+    for forward in (TorchExperts.forward, SequentialMLP.forward):
+        torch.manual_seed(0)
+        tokens, probs = torch.randn(17, SHAPE.hidden_size, requires_grad=True), torch.rand(17, requires_grad=True)
+        output, _ = forward(experts, tokens, counts, probs)
+        inputs = [tokens, probs, *experts.parameters()]
+        gradients = torch.autograd.grad(output, inputs, torch.randn_like(output), allow_unused=True, materialize_grads=True)
+        results.append([output, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
 def test_adam_is_torchs_adamw() -> None:

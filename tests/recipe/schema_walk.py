@@ -42,7 +42,7 @@ def places(schema: type, path: str = "", shown: str = "") -> Iterator[Place]:
         if is_dataclass(hint):
             assert isinstance(hint, type)
             yield from places(hint, f"{place.path}.", f"{place.shown}.")
-        elif arguments and is_dataclass(arguments[-1]):
+        elif arguments and is_dataclass(arguments[-1]) and isinstance(arguments[-1], type):
             name = INSTANCES[field.name]
             inside = f"{place.shown}[{name}]." if get_origin(hint) is list else f"{place.shown}.{name}."
             yield from places(arguments[-1], f"{place.path}.{name}.", inside)

@@ -128,8 +128,9 @@ def problems(pins: Mapping[str, Pin], versions: Mapping[str, int], sources: Sour
             found.append(f"stage {stage} is version {version}, pinned is {pins[stage].version}; {command}")
         elif sources.digest(stage) != pins[stage].digest:
             found.append(
-                f"the code behind stage {stage} changed, its version {version} did not; raise it in athanor.recipe.lifecycle.STAGES "
-                f'where results change, then {command}; or say why they stay the same: {command} --same-result "why"'
+                f"the code behind stage {stage} changed, its version {version} did not; raise it in "
+                f"athanor.recipe.lifecycle.STAGES where results change, then {command}; "
+                f'or say why they stay the same: {command} --same-result "why"'
             )
     return found
 

@@ -33,7 +33,7 @@ class Point:
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=6), st.randoms())
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_order_of_keys_does_not_matter(identity: dict[str, Any], random: Any) -> None:
     items = list(identity.items())
     random.shuffle(items)
@@ -41,7 +41,7 @@ def test_order_of_keys_does_not_matter(identity: dict[str, Any], random: Any) ->
 
 
 @given(st.dictionaries(st.text(), JSON, min_size=1, max_size=6), st.data())
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_another_value_is_another_identity(identity: dict[str, Any], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(identity)))
     value = data.draw(JSON)

@@ -70,7 +70,7 @@ def test_lock_of_a_base_holds_for_what_extends_it(project: Project) -> None:
 
 def test_locks_are_not_offered_as_recipes(project: Project) -> None:
     project.write("base.lock", {})
-    with pytest.raises(RecipeError, match="there are base$"):
+    with pytest.raises(RecipeError, match=r"there are base$"):
         load_recipe("zzz")
 
 

@@ -9,7 +9,7 @@ from athanor.recipe.comparison import changed_keys, compare_stages
 from athanor.recipe.lifecycle import STAGES, Lifecycle
 from athanor.recipe.loading import read_recipe
 from athanor.recipe.schema import Recipe
-from tests.recipe.projects import Project, base, put
+from tests.recipe.projects import Project, base, make_project, put
 from tests.recipe.schema_walk import SWITCH, places
 
 NOTHING: frozenset[str] = frozenset()
@@ -53,7 +53,7 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "model.num_query_groups": (4, MODEL),
     "model.head_dim": (16, MODEL),
     "model.num_experts": (4, MODEL),
-    "model.experts_per_token": (1, MODEL),
+    "model.experts_per_token": (3, MODEL),
     "model.expert_ffn_size": (128, MODEL),
     "model.vocab_size": (8192, MODEL | VALIDATION),
     "model.max_sequence_length": (1024, MODEL),
@@ -111,13 +111,18 @@ def recipe(project: Project, path: str = "", value: Any = None) -> Recipe:
     data = base()
     data["pretrain"]["batch_switches"] = [dict(SWITCH)]
     name = value if path == "name" else "base"
-    project.write(name, put(data, path, value) if path not in ("", "name") else data)
-    return read_recipe(name).recipe
+    file = project.write(name, put(data, path, value) if path not in ("", "name") else data)
+    return read_recipe(str(file)).recipe
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The small recipe as it was."""
+    return recipe(make_project(tmp_path_factory.mktemp("before") / "project"))
 
 
 @pytest.mark.parametrize("key", RERUN)
-def test_changed_key_reruns_exactly_these_stages(project: Project, key: str) -> None:
-    before = recipe(project)
+def test_changed_key_reruns_exactly_these_stages(project: Project, before: Recipe, key: str) -> None:
     value, stages = RERUN[key]
     after = recipe(project, key, value)
     assert key == "name" or changed_keys(before, after), f"{key}={value} changes nothing in the recipe"

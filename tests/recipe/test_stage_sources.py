@@ -11,7 +11,7 @@ from tests.recipe.stage_sources import Pin, Sources, meaning, problems, read_pin
 FILES = {
     "__init__.py": "",
     "stages/__init__.py": "",
-    "stages/bake.py": "from oven.data.flour import sift\n\n\ndef run():\n    from oven.models import dough\n    return sift(dough)\n",
+    "stages/bake.py": "from oven.data.flour import sift\ndef run():\n    from oven.models import dough\n    return sift(dough)\n",
     "stages/eat.py": "from oven.recipe import menu\n",
     "data/__init__.py": "",
     "data/flour.py": '"""Flour."""\n\n\ndef sift(x):\n    """Sift."""\n    return x + 1\n',
@@ -48,7 +48,8 @@ def pins() -> dict[str, Pin]:
 
 def test_stage_is_made_of_all_it_imports_in_the_rooms(oven: Path) -> None:
     assert sources().modules("bake") == [
-        "oven.data", "oven.data.flour", "oven.models", "oven.models.dough", "oven.models.water", "oven.stages", "oven.stages.bake",
+        "oven.data", "oven.data.flour", "oven.models", "oven.models.dough", "oven.models.water",
+        "oven.stages", "oven.stages.bake",
     ]  # fmt: skip
     assert sources().modules("eat") == ["oven.stages", "oven.stages.eat"]
 

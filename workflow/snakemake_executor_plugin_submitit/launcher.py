@@ -72,12 +72,18 @@ def choose_launcher(workflow: Workflow, job: AbstractJob, choice: LauncherChoice
 
 
 def identify(job: AbstractJob, launcher: Launcher) -> Identity:
-    """Return who `job` is. Paths inside the working directory count as relative to it, so that checkouts agree."""
+    """Return who `job` is. Paths inside the working directory count as relative to it, so that checkouts agree.
+
+    A rule whose journal's path already says what the result depends on says so by the resource `journal_spec`: that then
+    stands for the command, which may differ between two checkouts (another interpreter) for one and the same result.
+    """
     workdir = str(Path.cwd())
     members: list[Job] = sorted(job.jobs, key=str) if job.is_group() else [job]
     key = _digest(workdir, *(part for member in members for part in _who(member)))
-    spec = _digest(workdir, launcher, *(part for member in members for part in _what(member)))
     journal = None if job.is_group() else job.resources.get("journal")
+    given = None if job.is_group() else job.resources.get("journal_spec")
+    what = [str(given)] if given else [launcher, *(part for member in members for part in _what(member))]
+    spec = _digest(workdir, *what)
     folder = Path(str(journal)) if journal else Path(".submitit") / key
     return Identity(key, spec, Path(workdir) / folder, bool(journal))
 

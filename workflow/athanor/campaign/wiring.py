@@ -111,7 +111,11 @@ class Wiring:
             "slurm_setup": "; ".join(setup),
         }
         asked = {name: value for name, value in asked.items() if value}
-        return {**asked, "journal": lambda wildcards: f"{self._store}/{stage}/{wildcards.fingerprint}"}
+        return {
+            **asked,
+            "journal": lambda wildcards: f"{self._store}/{stage}/{wildcards.fingerprint}",
+            "journal_spec": lambda wildcards: f"{stage}/{wildcards.fingerprint}",
+        }
 
     def announce_plan(self) -> None:
         """For a dry run: what would run and why."""

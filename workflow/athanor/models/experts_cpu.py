@@ -37,9 +37,7 @@ class _SwiGluExperts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, tokens: torch.Tensor, probs: torch.Tensor, counts: list[int], *weights: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, tokens: torch.Tensor, probs: torch.Tensor, counts: list[int], *weights: torch.Tensor) -> torch.Tensor:
         experts = len(counts)
         inner = tokens.new_empty(tokens.size(0), weights[0].size(0))
         for x, both, up_and_gate in zip(tokens.split(counts), inner.split(counts), weights[:experts], strict=True):

@@ -250,28 +250,8 @@ def _one_pass_cross_entropy() -> None:
     tensor_parallel.vocab_parallel_cross_entropy = cross_entropy
 
 
-def _plain_linear() -> None:
-    """Megatron's linear layer is an autograd function in Python, to overlap communication: where a rank has the whole
-    layer there is none, and torch's own is the same product for a third of the overhead."""
-    from megatron.core.tensor_parallel import layers
-
-    overlapping = layers.linear_with_grad_accumulation_and_async_allreduce
-
-    def linear(
-        input: torch.Tensor, weight: torch.Tensor, bias: Any = None, *args: Any, tp_group: Any = None, **kwargs: Any
-    ) -> torch.Tensor:
-        if tp_group is not None and tp_group.size() == 1 and weight.requires_grad:
-            return torch.nn.functional.linear(input, weight, bias)
-        parallel: torch.Tensor = overlapping(input, weight, bias, *args, tp_group=tp_group, **kwargs)
-        return parallel
-
-    linear.warned = True  # type: ignore[attr-defined]  # about CUDA_DEVICE_MAX_CONNECTIONS
-    layers.linear_with_grad_accumulation_and_async_allreduce = linear
-
-
 PIECES: tuple[Callable[[], None], ...] = (
     _no_torch_compile, _current_device_is_cpu, _cuda_copies_are_noops, _cuda_literals_mean_cpu, _streams_are_noops,
     _optimizer_accepts_cpu_tensors, _random_states_on_cpu, _router_gemm_without_te, _all_to_all_split_sizes,
     _one_step_count_per_group, _sequence_parallel_norm, _one_pass_cross_entropy,
-    _plain_linear,
 )  # fmt: skip

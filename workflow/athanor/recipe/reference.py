@@ -28,7 +28,8 @@ of the wrong type, unit or size, is a problem. All problems of a file come in on
 
 **extends.** `extends: tiny` at the top of a file takes everything from `recipes/tiny.yaml` and lays the file's own keys
 over it. Sections are merged key by key; lists and values are replaced. A base may extend another. Sites extend sites.
-Inside one file, `${model.vocab_size}` repeats a value that stands elsewhere in it.
+Inside one file, `${model.vocab_size}` repeats a value that stands elsewhere in it; a shell's variable is `$HOME`, or
+`\\${HOME}` with a backslash before it.
 
 **Overrides.** `set` changes keys for one campaign; give the same words to `athanor`. Several go in a list:
 
