@@ -96,7 +96,7 @@ def test_site_puts_its_prefix_and_interpreter_before_the_command(furnace: Furnac
 
 
 def resources(wired: Wiring, stage: str, ranks: int = 1) -> dict[str, Any]:
-    return {name: value for name, value in wired.resources(stage, ranks).items() if name != "journal"}
+    return {name: value for name, value in wired.resources(stage, ranks).items() if not name.startswith("journal")}
 
 
 def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes(furnace: Furnace) -> None:
