@@ -31,7 +31,7 @@ python-found:
 
 install-lock:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -qq --disable-pip-version-check --retries 2 -r envs/torch-cpu.txt $(TORCH_INDEX)
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --retries 1 -r envs/torch-cpu.txt $(TORCH_INDEX)
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r envs/$(LOCK)-$(TAG).lock
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(call STAMP,cpu) $(call STAMP,$(LOCK))

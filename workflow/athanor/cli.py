@@ -96,11 +96,10 @@ def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.Argument
         parser.set_defaults(command=command)
         return parser
 
-    overrides = {"nargs": "*", "default": [], "metavar": "key=value"}
-    add("show", _recipe_show, "print the recipe with every key").add_argument("overrides", **overrides)  # type: ignore[arg-type]
-    add("check", _recipe_check, "report every problem, one a line; exit 1 if there is any").add_argument(
-        "overrides", **overrides
-    )  # type: ignore[arg-type]
+    show = add("show", _recipe_show, "print the recipe with every key")
+    check = add("check", _recipe_check, "report every problem, one a line; exit 1 if there is any")
+    for parser in (show, check):
+        parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     diff = add(
         "diff", _recipe_diff, "print the keys in which another recipe, or overrides, differ, and what would rerun"
     )
