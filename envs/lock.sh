@@ -8,17 +8,17 @@ compile() { # environment, python, torch version, extras…
     out=envs/$environment-py$(echo "$python" | tr -d .).lock
     constraint=$(mktemp)
     echo "torch==$torch" >"$constraint"
-    [ "$environment" != dev ] || grep -E '^[A-Za-z0-9]' "envs/cpu-py$(echo "$python" | tr -d .).lock" | sed 's/ \\$//' >>"$constraint"
+    case $environment in dev | driver) grep -E '^[A-Za-z0-9]' "envs/cpu-py$(echo "$python" | tr -d .).lock" | sed 's/ \\$//' >>"$constraint" ;; esac
     extras=; for extra in "$@"; do extras="$extras --extra $extra"; done
     # shellcheck disable=SC2086
     uv pip compile pyproject.toml $extras --python-version "$python" --python-platform x86_64-manylinux_2_28 \
-        --constraint "$constraint" --generate-hashes --no-emit-package torch --no-annotate --no-header --quiet -o "$out" --upgrade
+        --constraint "$constraint" --generate-hashes --no-emit-package torch --no-emit-package transformer-engine --no-emit-package transformer-engine-cu13 --no-annotate --no-header --quiet -o "$out" --upgrade
     rm -f "$constraint"
     echo "$out: $(grep -c == "$out") packages"
 }
 for python in 3.11 3.12; do
-    compile driver $python 2.13.0
     compile cpu $python 2.13.0 train data evaluate
+    compile driver $python 2.13.0
     compile dev $python 2.13.0 train data evaluate dev
 done
-compile gpu 3.12 2.11.0 train data evaluate
+compile gpu 3.12 2.11.0 train data evaluate gpu

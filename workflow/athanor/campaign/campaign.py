@@ -22,12 +22,13 @@ class Campaign:
     recipe: Recipe
     site: Site
     overrides: tuple[str, ...] = ()
+    recipe_given: str = ""  # as the user named it: a name or a path
 
     @classmethod
     def open(cls, recipe: str, site: str = "", overrides: Sequence[str] = (), name: str = "") -> "Campaign":
         """The campaign of a recipe file. Raises RecipeError with everything that is wrong."""
         loaded = load_recipe(recipe, overrides)
-        return cls(name or loaded.name, getpass.getuser(), loaded, load_site(site or DEFAULT_SITE), tuple(overrides))
+        return cls(name or loaded.name, getpass.getuser(), loaded, load_site(site or DEFAULT_SITE), tuple(overrides), recipe)
 
     @cached_property
     def store(self) -> Store:

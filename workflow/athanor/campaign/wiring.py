@@ -84,10 +84,10 @@ class Wiring:
             "-m athanor stage",
             stage,
             "--recipe",
-            f"{self._store}/{stage}/{{wildcards.fingerprint}}/{PLAN}",
+            f"{shlex.quote(str(self._store))}/{stage}/{{wildcards.fingerprint}}/{PLAN}",
             "--site",
             shlex.quote(self.campaign.site.name),
-            "--manifest {output.manifest}",
+            "--manifest {output.manifest:q}",
         ]
         return " ".join(words)
 

@@ -21,10 +21,10 @@ def run(stage: StageRun) -> Outcome:
         if stage.stop_requested:
             raise Stopped(f"evaluate of {stage.instance} after {batches} batches; finished suites are kept")
         batches += 1
-        stage.progress(batches, batches + 1, "batches")  # how many there will be, only lm-eval knows
+        stage.progress(batches, 0, "batches")  # how many there will be, only lm-eval knows
 
     model = stage.input_named("model")
-    corpora = {name: _corpus(stage, name) for name in recipe.data.sources if name in stage.inputs}
+    corpora = {name: _corpus(stage, name) for name in sorted(recipe.data.sources) if name in stage.inputs}
     try:
         finished = evaluate(
             model.folder / "model", stage.folder, corpora, recipe.evaluate, recipe.model.max_sequence_length, on_batch

@@ -22,7 +22,7 @@ def run(stage: StageRun) -> Outcome:
 
     def progress(records: int) -> None:
         if records % REPORT_EVERY_RECORDS == 0:
-            stage.progress(records, records + 1, "records")  # how many there are is known at the end
+            stage.progress(records, 0, "records")  # how many there are is known at the end
             if stage.stop_requested:
                 raise Stopped(f"fetch of {stage.instance} after {records} records")
 
