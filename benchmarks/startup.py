@@ -67,7 +67,8 @@ def main() -> int:
         rows = [measure("recipe tiny", CHECKOUT, Path(scratch), runs)]
         rows += [measure(f"{n} stages", sized_project(Path(scratch) / str(n), n), Path(scratch), runs) for n in sizes]
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, medians of {runs}"
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"medians of {runs}"
     )
     print(f"{'plan':14} {'stages':>7} {'ours s':>8} {'bare s':>8} {'ratio':>6}")
     for row in rows:

@@ -81,8 +81,10 @@ class Layout:
 def write_configuration(layout: Layout, ports: list[int]) -> None:
     """Write the cluster's folder; `ports`: the controller's, slurmd's default, and one per node."""
     if len(str(layout.folder)) > _LONGEST_FOLDER:
-        raise ValueError(f"{layout.folder} has {len(str(layout.folder))} characters, a socket in it needs at most "
-                         f"{_LONGEST_FOLDER}; use a folder right below /tmp")
+        raise ValueError(
+            f"{layout.folder} has {len(str(layout.folder))} characters, a socket in it needs at most "
+            f"{_LONGEST_FOLDER}; use a folder right below /tmp"
+        )
     for name in ("etc", "log", "run", "state", "spool", "dev"):
         (layout.folder / name).mkdir(parents=True, exist_ok=True)
         (layout.folder / name).chmod(0o755)
@@ -90,8 +92,10 @@ def write_configuration(layout: Layout, ports: list[int]) -> None:
     host = socket.gethostname().split(".")[0]
     lines = [SLURM_CONF.format(host=host, folder=layout.folder, controller_port=ports[0], slurmd_port=ports[1])]
     for node, port in zip(layout.nodes, ports[2:], strict=True):
-        lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} "
-                     f"RealMemory={MEMORY_MB_PER_NODE} Gres=gpu:h100:{GPUS_PER_NODE} State=UNKNOWN")
+        lines.append(
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} "
+            f"RealMemory={MEMORY_MB_PER_NODE} Gres=gpu:h100:{GPUS_PER_NODE} State=UNKNOWN"
+        )
     everywhere = ",".join(layout.nodes)
     shared = f"Nodes={everywhere} MaxTime=INFINITE State=UP"
     lines.append(f"PartitionName=main {shared} Default=YES PriorityTier=10 PreemptMode=OFF")
@@ -101,8 +105,7 @@ def write_configuration(layout: Layout, ports: list[int]) -> None:
         device = layout.folder / "dev" / f"nvidia{gpu}"
         device.unlink(missing_ok=True)
         device.symlink_to("/dev/null")
-    gres = [f"NodeName={node} Name=gpu Type=h100 File={layout.folder}/dev/nvidia[0-{GPUS_PER_NODE - 1}]"
-            for node in layout.nodes]
+    gres = [f"NodeName={node} Name=gpu Type=h100 File={layout.folder}/dev/nvidia[0-{GPUS_PER_NODE - 1}]" for node in layout.nodes]
     (layout.folder / "etc" / "gres.conf").write_text("\n".join(gres) + "\n")
     (layout.folder / "etc" / "plugstack.conf").write_text("")
     hosts = Path("/etc/hosts").read_text() + f"\n127.0.0.1 {' '.join(layout.nodes)}\n"

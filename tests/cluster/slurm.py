@@ -70,8 +70,10 @@ class SlurmCluster:
     def start_node(self, node: str) -> None:
         """Start the slurmd of one node."""
         (self.layout.spool / node).mkdir(exist_ok=True)
-        script = ('hostname "$1" && mkdir -p /etc/slurm && mount --bind "$2/etc" /etc/slurm && '
-                  'mount --bind "$2/etc/hosts" /etc/hosts && HOSTNAME=$1 exec slurmd -D -N "$1" -f "$2/etc/slurm.conf"')
+        script = (
+            'hostname "$1" && mkdir -p /etc/slurm && mount --bind "$2/etc" /etc/slurm && '
+            'mount --bind "$2/etc/hosts" /etc/hosts && HOSTNAME=$1 exec slurmd -D -N "$1" -f "$2/etc/slurm.conf"'
+        )
         namespaces = ["unshare", "--mount", "--uts", "--propagation", "private"]
         self._start_daemon(f"slurmd.{node}", [*namespaces, "sh", "-c", script, "sh", node, str(self.layout.folder)])
 
@@ -105,8 +107,9 @@ class SlurmCluster:
 
     def ask(self, *command: str) -> str:
         """Run a Slurm command against this cluster and return what it printed; an error is in there too."""
-        answer = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True,
-                                timeout=60, check=False)
+        answer = subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
+        )
         return answer.stdout + answer.stderr
 
     def job_states(self) -> dict[str, str]:
@@ -119,17 +122,34 @@ class SlurmCluster:
         key = folder / "etc" / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        self._start_daemon("munged", [
-            "munged", "-F", "--force", "--num-threads=2", f"--key-file={key}", f"--socket={folder}/run/munge.sock",
-            f"--pid-file={folder}/run/munged.pid", f"--log-file={folder}/log/munged.log",
-            f"--seed-file={folder}/run/munged.seed"])
+        self._start_daemon(
+            "munged",
+            [
+                "munged",
+                "-F",
+                "--force",
+                "--num-threads=2",
+                f"--key-file={key}",
+                f"--socket={folder}/run/munge.sock",
+                f"--pid-file={folder}/run/munged.pid",
+                f"--log-file={folder}/log/munged.log",
+                f"--seed-file={folder}/run/munged.seed",
+            ],
+        )
         self._wait(lambda: "MUNGE:" in self.ask("munge", "-n", "-S", f"{folder}/run/munge.sock"), "munged")
 
     def _start_daemon(self, name: str, command: list[str]) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
         with (self.layout.folder / "log" / f"{name}.out").open("ab") as log:
-            subprocess.Popen(command, cwd=self.layout.folder, start_new_session=True, stdin=subprocess.DEVNULL,
-                             stdout=log, stderr=log, env={**kept, **self.environment, MARK: str(self.layout.folder)})
+            subprocess.Popen(
+                command,
+                cwd=self.layout.folder,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**kept, **self.environment, MARK: str(self.layout.folder)},
+            )
 
     def _all_idle(self) -> bool:
         lines = set(self.ask("sinfo", "-h", "-N", "-o", "%N %T").splitlines())  # one a node and partition
@@ -139,8 +159,11 @@ class SlurmCluster:
         end = time.monotonic() + _START_SECONDS
         while not ready():
             if time.monotonic() > end:
-                logs = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-600:]}"
-                                 for path in sorted((self.layout.folder / "log").iterdir()) if what in path.name)
+                logs = "\n".join(
+                    f"{path.name}: {path.read_text(errors='replace')[-600:]}"
+                    for path in sorted((self.layout.folder / "log").iterdir())
+                    if what in path.name
+                )
                 raise ClusterError(f"{what} is not up after {_START_SECONDS} s\n{logs}")
             time.sleep(0.05)
 

@@ -48,9 +48,7 @@ def make_deb(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, version: str, files: Mapping[str, bytes], folder: Path) -> Path:
         tree = tmp_path / f"deb-{name}-{version}"
         (tree / "DEBIAN").mkdir(parents=True)
-        control = (
-            f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n"
-        )
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n"
         (tree / "DEBIAN" / "control").write_text(control)
         for path, content in files.items():
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +63,7 @@ def make_deb(tmp_path: Path) -> Callable[..., Path]:
 
 def make_source(**keys: Any) -> Source:
     """A local source of JSON lines, changed by `keys`."""
-    return Source(
-        **{"kind": SourceKind.LOCAL, "format": DocumentFormat.JSONL, "licence": "CC0-1.0", "domain": "d", **keys}
-    )
+    return Source(**{"kind": SourceKind.LOCAL, "format": DocumentFormat.JSONL, "licence": "CC0-1.0", "domain": "d", **keys})
 
 
 @pytest.fixture(name="make_source")

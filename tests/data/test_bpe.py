@@ -82,9 +82,7 @@ def test_saved_folder_loads_with_auto_tokenizer(encoder: Encoder, tmp_path: Path
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer(text)["input_ids"] == load(tmp_path).encode(text).ids
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
-    )
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
     assert chat == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [2, 3]
 

@@ -55,9 +55,7 @@ def test_corpus_training_documents_are_dealt_to_shards_in_turn(tmp_path: Path, m
     whole = list(read_documents(tmp_path / "1" / one.files[0]))
     for shard in range(3):
         assert list(read_documents(tmp_path / "3" / documents_file(str(shard), 3))) == whole[shard::3]
-    assert list(read_documents(tmp_path / "3" / three.files[-1])) == list(
-        read_documents(tmp_path / "1" / HELD_OUT_FILE)
-    )
+    assert list(read_documents(tmp_path / "3" / three.files[-1])) == list(read_documents(tmp_path / "1" / HELD_OUT_FILE))
 
 
 def test_corpus_cap_takes_a_prefix_of_the_shuffle_not_of_the_file(tmp_path: Path, make_source: MakeSource) -> None:

@@ -128,9 +128,7 @@ def test_dictd_definition_is_read_once_whatever_leads_to_it(tmp_path: Path, make
     (tmp_path / "d.dict.dz").write_bytes(gzip.compress((first + second).encode()))
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     place = f"{digits[len(first)]}\t{digits[len(second.encode())]}"
-    (tmp_path / "d.index").write_text(
-        f"00-database-info\tA\t{digits[len(first)]}\nacronical\t{place}\nacronycal\t{place}\n"
-    )
+    (tmp_path / "d.index").write_text(f"00-database-info\tA\t{digits[len(first)]}\nacronical\t{place}\nacronycal\t{place}\n")
     source = make_source(format=DocumentFormat.DICTD)
     assert read(tmp_path / "d.dict.dz", source) == [Record("acronical@20", {"headword": "acronical", "text": second})]
     assert read(tmp_path / "d.index", source) == []
@@ -141,9 +139,7 @@ def test_dictd_definition_is_read_once_whatever_leads_to_it(tmp_path: Path, make
 
 def test_fasta_header_fields_and_wrapped_sequence(tmp_path: Path, make_source: MakeSource) -> None:
     path = tmp_path / "p.fasta.gz"
-    path.write_bytes(
-        gzip.compress(b">sp|P1|A_B Choline ABC OS=Bacillus sp. 4_1 GN=opu PE=4 SV=1 Split=0 \nMLT\nLEN\n>x\nAC\n")
-    )
+    path.write_bytes(gzip.compress(b">sp|P1|A_B Choline ABC OS=Bacillus sp. 4_1 GN=opu PE=4 SV=1 Split=0 \nMLT\nLEN\n>x\nAC\n"))
     records = read(path, make_source(format=DocumentFormat.FASTA))
     assert records[0].id == "sp|P1|A_B"
     assert records[0].fields["description"] == "Choline ABC"

@@ -81,9 +81,7 @@ def test_order_of_a_longer_run_begins_with_the_shorter_one(
 
 @settings(max_examples=8, deadline=None)
 @given(weights=weight_sets, seed=st.integers(0, 2**31))
-def test_every_window_is_used_exactly_once_an_epoch(
-    sources: dict[str, list[Path]], weights: dict[str, float], seed: int
-) -> None:
+def test_every_window_is_used_exactly_once_an_epoch(sources: dict[str, list[Path]], weights: dict[str, float], seed: int) -> None:
     mixed = mixture(sources, weights, seed)
     places = [mixed.where(index) for index in range(BLOCK - 1500, BLOCK + 1500)]  # across a block's end
     for name, windows in WINDOWS.items():
@@ -106,9 +104,7 @@ def test_shares_at_any_block_are_within_one_sample_of_the_weights(
     total = sum(weights.values())
     assert sum(taken.values()) == blocks * BLOCK
     for name, weight in weights.items():
-        assert (
-            abs(taken[name] - blocks * BLOCK * weight / total) <= 1 + 1e-6 * blocks
-        )  # floats of the test, not of the code
+        assert abs(taken[name] - blocks * BLOCK * weight / total) <= 1 + 1e-6 * blocks  # floats of the test, not of the code
 
 
 def test_consumed_counts_what_where_says(sources: dict[str, list[Path]]) -> None:

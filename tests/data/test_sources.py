@@ -48,9 +48,7 @@ def read(source: Source, cache: DownloadCache, tmp_path: Path) -> list[Record]:
 
 
 def pip_source(make_source: MakeSource, **keys: str) -> Source:
-    return make_source(
-        **{"kind": SourceKind.PIP, "package": "Some-Corpus", "version": "1.2", "path": "corpus/data", **keys}
-    )
+    return make_source(**{"kind": SourceKind.PIP, "package": "Some-Corpus", "version": "1.2", "path": "corpus/data", **keys})
 
 
 def test_pip_wheel_is_downloaded_checked_and_read(
@@ -201,9 +199,7 @@ def test_local_glob_is_read_in_place_and_pinned(cache: DownloadCache, make_sourc
         read(source, cache, tmp_path)
 
 
-def test_local_path_that_is_not_there_says_where_it_looked(
-    cache: DownloadCache, make_source: MakeSource, tmp_path: Path
-) -> None:
+def test_local_path_that_is_not_there_says_where_it_looked(cache: DownloadCache, make_source: MakeSource, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=f"{tmp_path}/nowhere does not exist"):
         read(make_source(path="nowhere/*.txt"), cache, tmp_path)
 

@@ -18,9 +18,7 @@ entities = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter
 
 
 @given(entities, st.text(), st.text(), st.integers(0, 2**31), st.floats(0.01, 0.5))
-def test_split_same_entity_other_text_goes_the_same_way(
-    entity: str, a: str, b: str, seed: int, fraction: float
-) -> None:
+def test_split_same_entity_other_text_goes_the_same_way(entity: str, a: str, b: str, seed: int, fraction: float) -> None:
     one = is_held_out(Document("1", a, entity), fraction, seed)
     assert one == is_held_out(Document("2", b, f"  {entity.upper().lower()} "), fraction, seed) or (
         subject(Document("", "", entity.upper().lower())) != subject(Document("", "", entity))
@@ -38,9 +36,7 @@ def test_split_many_subjects_holds_out_the_fraction() -> None:
     assert 850 < held_out < 1150  # 1000 expected, 4.9 standard deviations
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [("Benzene", "benzene"), ("ﬁne", "fine"), (" two  words\n", "two words"), ("é", "é")]
-)
+@pytest.mark.parametrize(("a", "b"), [("Benzene", "benzene"), ("ﬁne", "fine"), (" two  words\n", "two words"), ("é", "é")])
 def test_subject_spelling_variants_are_one(a: str, b: str) -> None:
     assert subject(Document("", "", a)) == subject(Document("", "", b))
 

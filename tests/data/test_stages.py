@@ -47,9 +47,7 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(
-    tmp_path: Path, make_source: Any, make_recipe: Any, input_of: InputOf, monkeypatch: pytest.MonkeyPatch
-) -> Pipeline:
+def pipeline(tmp_path: Path, make_source: Any, make_recipe: Any, input_of: InputOf, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     monkeypatch.setenv("ATHANOR_PROJECT", str(tmp_path))
     for name in ("x", "y"):
         lines = [json.dumps({"text": f"{name} writes line {n}: {n * n} été <|endoftext|>"}) for n in range(300)]

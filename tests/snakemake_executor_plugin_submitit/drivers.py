@@ -41,11 +41,33 @@ class Checkout:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a driver."""
-        command = [sys.executable, "-m", "snakemake", "--executor", "submitit", "--jobs", "20", "--scheduler", "greedy",
-                   "--submitit-cluster", self.cluster, "--latency-wait", "5", "--rerun-incomplete", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--executor",
+            "submitit",
+            "--jobs",
+            "20",
+            "--scheduler",
+            "greedy",
+            "--submitit-cluster",
+            self.cluster,
+            "--latency-wait",
+            "5",
+            "--rerun-incomplete",
+            *arguments,
+        ]
         path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
-        return subprocess.Popen(command, cwd=self.folder, env={**os.environ, "PYTHONPATH": path}, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": path},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def run(self, *arguments: str, deadline_seconds: float = DEADLINE_SECONDS) -> tuple[int, str]:
         """Run a driver to its end; return its exit code and what it said."""

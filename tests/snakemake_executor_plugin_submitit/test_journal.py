@@ -94,4 +94,6 @@ def test_reader_finds_all_jobs_and_their_attempts_in_order(tmp_path: Path) -> No
     claimed(tmp_path / "eval" / "4567")
     found = read_jobs(tmp_path)
     assert {folder.name: [attempt.number for attempt in attempts] for folder, attempts in found.items()} == {
-        "0123": [1, 2, 10], "4567": [1]}
+        "0123": [1, 2, 10],
+        "4567": [1],
+    }

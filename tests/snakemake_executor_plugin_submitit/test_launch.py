@@ -94,8 +94,13 @@ class Submit:
         attempt = JobFolder(self.folder / "job").claim(1, intent)
         assert attempt is not None
         task = StageTask(command, "/bin/bash", str(self.folder), str(attempt.folder), 4, 1, delay_seconds)
-        submit_local(attempt, Submission(task, {"tasks_per_node": ranks, "timeout_min": minutes,
-                                                "signal_delay_s": delay_seconds, "devices": (), "setup": []}))
+        submit_local(
+            attempt,
+            Submission(
+                task,
+                {"tasks_per_node": ranks, "timeout_min": minutes, "signal_delay_s": delay_seconds, "devices": (), "setup": []},
+            ),
+        )
         return attempt
 
 

@@ -79,14 +79,18 @@ def test_live_job_is_adopted_and_refused_when_its_command_changed(tmp_path: Path
     assert attempt.end() is None
 
 
-@pytest.mark.parametrize(("values", "action"), [
-    ({}, Action.ACCEPT),
-    ({"spec": "another"}, Action.CLAIM),
-    ({"outputs_exist": False}, Action.CLAIM),
-    ({"inputs_changed": 1e12}, Action.CLAIM),
-])
+@pytest.mark.parametrize(
+    ("values", "action"),
+    [
+        ({}, Action.ACCEPT),
+        ({"spec": "another"}, Action.CLAIM),
+        ({"outputs_exist": False}, Action.CLAIM),
+        ({"inputs_changed": 1e12}, Action.CLAIM),
+    ],
+)
 def test_success_that_nobody_took_is_accepted_when_it_answers_what_is_wanted(
-        tmp_path: Path, values: dict[str, object], action: Action) -> None:
+    tmp_path: Path, values: dict[str, object], action: Action
+) -> None:
     attempt_of(tmp_path, dead_process()).finish(End(Outcome.SUCCESS))
     assert examine(wanted(tmp_path, **values), BACKENDS).action is action
 

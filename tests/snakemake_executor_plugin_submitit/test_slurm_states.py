@@ -10,11 +10,22 @@ from snakemake_executor_plugin_submitit.resources import Request, read_request, 
 from snakemake_executor_plugin_submitit.slurm import Phase, parse_sacct, parse_scontrol, parse_squeue, phase_of
 
 
-@pytest.mark.parametrize(("word", "phase"), [
-    ("RUNNING", Phase.LIVE), ("COMPLETING", Phase.LIVE), ("PENDING", Phase.LIVE), ("SUSPENDED", Phase.LIVE),
-    ("COMPLETED", Phase.COMPLETED), ("CANCELLED by 0", Phase.CANCELLED), ("NODE_FAIL", Phase.UNSETTLED),
-    ("PREEMPTED", Phase.UNSETTLED), ("TIMEOUT", Phase.FAILED), ("OUT_OF_MEMORY", Phase.FAILED), ("", Phase.UNKNOWN),
-])
+@pytest.mark.parametrize(
+    ("word", "phase"),
+    [
+        ("RUNNING", Phase.LIVE),
+        ("COMPLETING", Phase.LIVE),
+        ("PENDING", Phase.LIVE),
+        ("SUSPENDED", Phase.LIVE),
+        ("COMPLETED", Phase.COMPLETED),
+        ("CANCELLED by 0", Phase.CANCELLED),
+        ("NODE_FAIL", Phase.UNSETTLED),
+        ("PREEMPTED", Phase.UNSETTLED),
+        ("TIMEOUT", Phase.FAILED),
+        ("OUT_OF_MEMORY", Phase.FAILED),
+        ("", Phase.UNKNOWN),
+    ],
+)
 def test_phase_of_slurms_words(word: str, phase: Phase) -> None:
     assert phase_of(word) is phase
 
@@ -33,18 +44,36 @@ def test_sacct_and_scontrol_agree_on_a_failed_job() -> None:
 
 
 def test_resources_become_sbatch_parameters() -> None:
-    resources = {"nodes": 2, "tasks": 8, "mem_mb": 4000, "runtime": 90, "gpu": 4, "slurm_partition": "gpu",
-                 "constraint": "h100", "slurm_reservation": "us", "slurm_extra": "--licenses=x:1 --overcommit",
-                 "slurm_setup": "module load a; export B=1"}
+    resources = {
+        "nodes": 2,
+        "tasks": 8,
+        "mem_mb": 4000,
+        "runtime": 90,
+        "gpu": 4,
+        "slurm_partition": "gpu",
+        "constraint": "h100",
+        "slurm_reservation": "us",
+        "slurm_extra": "--licenses=x:1 --overcommit",
+        "slurm_setup": "module load a; export B=1",
+    }
     request = read_request("train", resources, threads=6)
     assert request == Request(2, 4, 6, 4000, 90, 4)
     parameters = slurm_parameters("train", request, resources, "submitit:uid", 120)
-    expected = {"nodes": 2, "ntasks_per_node": 4, "cpus_per_task": 6, "mem": "4000M", "time": 90, "gpus_per_node": 4,
-                "partition": "gpu", "constraint": "h100", "comment": "submitit:uid", "wckey": None,
-                "setup": ["module load a", "export B=1"]}
+    expected = {
+        "nodes": 2,
+        "ntasks_per_node": 4,
+        "cpus_per_task": 6,
+        "mem": "4000M",
+        "time": 90,
+        "gpus_per_node": 4,
+        "partition": "gpu",
+        "constraint": "h100",
+        "comment": "submitit:uid",
+        "wckey": None,
+        "setup": ["module load a", "export B=1"],
+    }
     assert expected.items() <= parameters.items()
-    assert parameters["additional_parameters"] == {"requeue": True, "reservation": "us", "licenses": "x:1",
-                                                   "overcommit": True}
+    assert parameters["additional_parameters"] == {"requeue": True, "reservation": "us", "licenses": "x:1", "overcommit": True}
 
 
 @pytest.mark.parametrize("resources", [{"nodes": 2, "tasks": 3}, {"tasks": "many"}, {"runtime": -1}])

@@ -67,8 +67,9 @@ def test_workflow_of_the_tutorial_runs_unchanged(checkout: Checkout) -> None:
     checkout.write("CG\n", "data/genome.fa")
     for sample in "AB":
         checkout.write(f"read {sample}\n", f"data/samples/{sample}.fastq")
-    checkout.write("open(snakemake.output[0], 'w').write(snakemake.params.title + open(snakemake.input[0]).read())\n",
-                   "scripts/plot.py")
+    checkout.write(
+        "open(snakemake.output[0], 'w').write(snakemake.params.title + open(snakemake.input[0]).read())\n", "scripts/plot.py"
+    )
     checkout.run_well()
     assert (checkout.folder / "plots/quals.txt").read_text().startswith("Qualities")
     assert checkout.lines("sorted/A.bam") == ["@RG ID:A", "CG", "read A"]

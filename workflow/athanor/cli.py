@@ -100,9 +100,7 @@ def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.Argument
     check = add("check", _recipe_check, "report every problem, one a line; exit 1 if there is any")
     for parser in (show, check):
         parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    diff = add(
-        "diff", _recipe_diff, "print the keys in which another recipe, or overrides, differ, and what would rerun"
-    )
+    diff = add("diff", _recipe_diff, "print the keys in which another recipe, or overrides, differ, and what would rerun")
     diff.add_argument("others", nargs="+", metavar="OTHER|key=value")
     add("lock", _recipe_lock, "resolve floating versions and hashes into NAME.lock.yaml")
 
@@ -150,9 +148,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from athanor.campaign.inspection import verify
 
-    return _on_selected(
-        arguments, lambda campaign, chosen: _print_verified(verify(campaign, chosen, deep=arguments.deep))
-    )
+    return _on_selected(arguments, lambda campaign, chosen: _print_verified(verify(campaign, chosen, deep=arguments.deep)))
 
 
 def _print_verified(verified: object) -> int:
@@ -207,17 +203,13 @@ def _gc(arguments: argparse.Namespace) -> int:
     garbage = unreferenced(store, superseded=arguments.superseded)
     for item in garbage:
         print(f"{item.bytes / 1e6:10.1f} MB  {item.folder}")
-    print(
-        f"{len(garbage)} folders, {sum(g.bytes for g in garbage) / 1e6:.1f} MB, referred to by no registered campaign"
-    )
+    print(f"{len(garbage)} folders, {sum(g.bytes for g in garbage) / 1e6:.1f} MB, referred to by no registered campaign")
     if arguments.trash:
         print(f"moved {len(list(move_to_trash(store, garbage)))} to {store.root / 'trash'}")
     elif garbage:
         print("nothing was touched; --trash moves them out of the way")
     if arguments.empty:
-        print(
-            f"deleted {len(empty_trash(store, arguments.grace_days))} folders older than {arguments.grace_days:g} days"
-        )
+        print(f"deleted {len(empty_trash(store, arguments.grace_days))} folders older than {arguments.grace_days:g} days")
     return 0
 
 

@@ -76,17 +76,22 @@ class Controller:
         return codes, first_failed, clock.hard_stop_due()
 
     def _start_rank(self, rank: int, restart: int, port: int) -> subprocess.Popen[bytes]:
-        env = dict(os.environ, SUBMITIT_LOCAL_LOCALID=str(rank), SUBMITIT_LOCAL_GLOBALID=str(rank),
-                   SUBMITIT_LOCAL_JOB_ID=str(os.getpid()), SUBMITIT_LOCAL_RESTART_COUNT=str(restart),
-                   SUBMITIT_LOCAL_MASTER_PORT=str(port))
+        env = dict(
+            os.environ,
+            SUBMITIT_LOCAL_LOCALID=str(rank),
+            SUBMITIT_LOCAL_GLOBALID=str(rank),
+            SUBMITIT_LOCAL_JOB_ID=str(os.getpid()),
+            SUBMITIT_LOCAL_RESTART_COUNT=str(restart),
+            SUBMITIT_LOCAL_MASTER_PORT=str(port),
+        )
         with (self.attempt.submitit_folder / f"{os.getpid()}_{rank}_log.out").open("ab") as log:
-            return subprocess.Popen(self.command, env=env, stdin=subprocess.DEVNULL, stdout=log,
-                                    stderr=subprocess.STDOUT, preexec_fn=_prepare_rank)
+            return subprocess.Popen(
+                self.command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_prepare_rank
+            )
 
     def _outcome(self, codes: dict[int, int], first_failed: int | None, timed_out: bool) -> End:
         records = self.attempt.ranks()
-        exit_codes = {str(rank): records[rank].exit_code if rank in records else code
-                      for rank, code in sorted(codes.items())}
+        exit_codes = {str(rank): records[rank].exit_code if rank in records else code for rank, code in sorted(codes.items())}
         if not any(exit_codes.values()):
             return End(Outcome.SUCCESS, exit_code=0, exit_codes=exit_codes)
         if first_failed is None:

@@ -87,7 +87,8 @@ class Executor(RemoteExecutor):
                     return self._submit(tracked)
         raise WorkflowError(
             f"rule {tracked.job.name}: lost {_CLAIM_TRIES} claims in a row in {tracked.identity.folder}; "
-            "see what else writes there, and run again")
+            "see what else writes there, and run again"
+        )
 
     def _submit(self, tracked: Tracked) -> str | None:
         assert tracked.attempt is not None
@@ -129,8 +130,7 @@ class Executor(RemoteExecutor):
     def _warn_of_excess(self, tracked: Tracked) -> None:
         excess = self.queue.excess(tracked.request) if self.kind is JobKind.LOCAL else ""
         if excess:
-            self.logger.warning(f"Rule {tracked.job.name} asks for more than this machine has ({excess}); "
-                                "it will run alone.")
+            self.logger.warning(f"Rule {tracked.job.name} asks for more than this machine has ({excess}); it will run alone.")
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -240,5 +240,3 @@ def _detach_on_hangup() -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-

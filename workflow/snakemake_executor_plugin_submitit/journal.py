@@ -72,11 +72,14 @@ class Record:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise JournalError(f"{path}: not a JSON record ({error}); move it away to have the attempt judged "
-                               "without it") from error
+            raise JournalError(
+                f"{path}: not a JSON record ({error}); move it away to have the attempt judged without it"
+            ) from error
         if content.get("schema_version") != SCHEMA_VERSION:
-            raise JournalError(f"{path}: schema_version={content.get('schema_version')}, this plugin reads "
-                               f"{SCHEMA_VERSION}; use the plugin version that wrote it")
+            raise JournalError(
+                f"{path}: schema_version={content.get('schema_version')}, this plugin reads "
+                f"{SCHEMA_VERSION}; use the plugin version that wrote it"
+            )
         return cls.from_dict({item.name: content[item.name] for item in fields(cls) if item.name in content})
 
     @classmethod

@@ -70,8 +70,9 @@ class StageTask:
             return 0
         if stop.requeue:
             _requeue(attempt, place, restart)
-        raise StageFailed(f"rank {place.global_rank}: the command ended with exit code {code}; "
-                          f"see {attempt.rank_log(place.global_rank)}")
+        raise StageFailed(
+            f"rank {place.global_rank}: the command ended with exit code {code}; see {attempt.rank_log(place.global_rank)}"
+        )
 
     def checkpoint(self) -> DelayedSubmission:
         """Return what a requeued job calls: the same task, the stage finds its own state."""
@@ -80,8 +81,13 @@ class StageTask:
     def _run(self, attempt: Attempt, place: JobEnvironment, restart: int) -> tuple[int, SoftStop]:
         with attempt.rank_log(place.global_rank).open("ab") as log:
             stage = subprocess.Popen(
-                [self.shell, "-c", self.command], cwd=self.workdir, env=self._environment(place, restart),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                [self.shell, "-c", self.command],
+                cwd=self.workdir,
+                env=self._environment(place, restart),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
                 preexec_fn=_ignore_stop_signal,
             )
         stop = SoftStop(stage, self.grace_seconds)

@@ -66,8 +66,10 @@ def choose_launcher(workflow: Workflow, job: AbstractJob, choice: LauncherChoice
         return Launcher.NESTED
     obstacles = obstacles_to_direct(workflow, job)
     if obstacles and choice is LauncherChoice.DIRECT:
-        raise WorkflowError(f"rule {job.name}: --submitit-launcher=direct needs a plain shell rule, this one has "
-                            f"{', '.join(obstacles)}; use --submitit-launcher=auto")
+        raise WorkflowError(
+            f"rule {job.name}: --submitit-launcher=direct needs a plain shell rule, this one has "
+            f"{', '.join(obstacles)}; use --submitit-launcher=auto"
+        )
     return Launcher.NESTED if obstacles else Launcher.DIRECT
 
 

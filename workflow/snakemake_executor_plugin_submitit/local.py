@@ -50,8 +50,14 @@ class DetachedLocalExecutor(submitit.LocalExecutor):
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.parameters["devices"])
         controller = [sys.executable, "-m", f"{__package__}.controller", str(self.attempt_folder)]
         with (self.attempt_folder / "controller.log").open("ab") as log:
-            process = subprocess.Popen(_after(self.parameters["setup"], controller), env=env, start_new_session=True,
-                                       stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                _after(self.parameters["setup"], controller),
+                env=env,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         return LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=list(range(ranks)))
 
 
@@ -113,8 +119,11 @@ class LocalQueue:
 
     def excess(self, request: Request) -> str:
         """Name what `request` wants beyond the whole machine; empty when it fits on it."""
-        wants = (("cores", request.cores, self.machine.cores), ("mem_mb", request.mem_mb, self.machine.mem_mb),
-                 ("GPUs", request.gpus_per_node, len(self.machine.devices)))
+        wants = (
+            ("cores", request.cores, self.machine.cores),
+            ("mem_mb", request.mem_mb, self.machine.mem_mb),
+            ("GPUs", request.gpus_per_node, len(self.machine.devices)),
+        )
         return ", ".join(f"{name}={wanted} of {present}" for name, wanted, present in wants if wanted > present)
 
     def take(self, uid: str, request: Request) -> tuple[str, ...]:

@@ -68,8 +68,11 @@ def examine(wanted: Wanted, backends: dict[JobKind, Backend]) -> Verdict:
             return Verdict(Action.WAIT, latest)
         job = _take_over(latest)
     if end is None and job is not None:
-        end = End(Outcome.LOST, "its driver died before the submission") if job.kind is JobKind.NONE \
+        end = (
+            End(Outcome.LOST, "its driver died before the submission")
+            if job.kind is JobKind.NONE
             else backends[job.kind].conclude(latest, job)
+        )
         if end is None:
             _refuse_changed_command(wanted, latest, job)
             return Verdict(Action.ADOPT, latest)
@@ -109,7 +112,8 @@ def _submitter_is_gone(attempt: Attempt, driver: ProcessName, backends: dict[Job
     except SlurmUnavailable as error:
         raise WorkflowError(
             f"rule {intent.rule}: {attempt.folder} was about to be submitted by a driver that has died, and "
-            f"Slurm can't be asked whether it was ({error}); run again when squeue answers") from error
+            f"Slurm can't be asked whether it was ({error}); run again when squeue answers"
+        ) from error
     return True
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-_PASSED_ON = ("constraint", "qos", "exclude", "nodelist", "gres", "gpus_per_task", "cpus_per_gpu", "mem_per_gpu",
-              "exclusive")
+_PASSED_ON = ("constraint", "qos", "exclude", "nodelist", "gres", "gpus_per_task", "cpus_per_gpu", "mem_per_gpu", "exclusive")
 _PASSED_ON_AS = {"slurm_partition": "partition", "slurm_account": "account"}
 
 
@@ -39,6 +38,7 @@ class Request:
 
 def read_request(rule: str, resources: Mapping[str, object], threads: int) -> Request:
     """Read what `rule` asks for; raise a WorkflowError that names the resource that makes no sense."""
+
     def number(name: str) -> int:
         value = resources.get(name)
         try:
@@ -53,8 +53,10 @@ def read_request(rule: str, resources: Mapping[str, object], threads: int) -> Re
     tasks = number("tasks")
     tasks_per_node = number("tasks_per_node") or (tasks // nodes if tasks else 1)
     if tasks and nodes * tasks_per_node != tasks:
-        raise WorkflowError(f"rule {rule}: tasks={tasks} is not nodes={nodes} times tasks_per_node={tasks_per_node}; "
-                            f"use tasks={nodes * max(1, tasks_per_node)} or leave tasks out")
+        raise WorkflowError(
+            f"rule {rule}: tasks={tasks} is not nodes={nodes} times tasks_per_node={tasks_per_node}; "
+            f"use tasks={nodes * max(1, tasks_per_node)} or leave tasks out"
+        )
     return Request(
         nodes=nodes,
         tasks_per_node=tasks_per_node,
@@ -70,8 +72,9 @@ def setup_lines(resources: Mapping[str, object]) -> list[str]:
     return [line.strip() for line in str(resources.get("slurm_setup") or "").split(";") if line.strip()]
 
 
-def slurm_parameters(rule: str, request: Request, resources: Mapping[str, object], comment: str,
-                     signal_delay_seconds: int) -> dict[str, object]:
+def slurm_parameters(
+    rule: str, request: Request, resources: Mapping[str, object], comment: str, signal_delay_seconds: int
+) -> dict[str, object]:
     """Return submitit's parameters for `request` on Slurm; `comment` is what finds the job of a dead submitter."""
     parameters: dict[str, object] = {
         "job_name": rule,
@@ -103,8 +106,9 @@ def _extra_flags(rule: str, resources: Mapping[str, object]) -> dict[str, object
         flags["reservation"] = resources["slurm_reservation"]
     for word in shlex.split(str(resources.get("slurm_extra") or "")):
         if not word.startswith("--"):
-            raise WorkflowError(f"rule {rule}: slurm_extra has {word!r}; write long flags with a value after '=', "
-                                "such as --licenses=matlab:1")
+            raise WorkflowError(
+                f"rule {rule}: slurm_extra has {word!r}; write long flags with a value after '=', such as --licenses=matlab:1"
+            )
         name, has_value, value = word[2:].partition("=")
         flags[name] = value if has_value else True
     return flags

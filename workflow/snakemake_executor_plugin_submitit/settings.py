@@ -47,12 +47,17 @@ class ExecutorSettings(ExecutorSettingsBase):
     """The flags of `--executor submitit`."""
 
     cluster: str = _flag("auto", "Where jobs run; auto: Slurm where sbatch has a cluster to talk to.", Cluster)
-    on_interrupt: str = _flag("detach", "What Ctrl-C does to running jobs; detached ones are adopted by the next "
-                              "run.", OnInterrupt)
-    launcher: str = _flag("auto", "direct: the rule's shell command on every rank; nested: a Snakemake on one task; "
-                          "auto: direct where the rule allows it.", LauncherChoice)
-    end_poll_seconds: float = _flag(0.0, "Seconds between looks at the end markers of running jobs "
-                                    "(0: 0.15 on the local machine, 1 on Slurm).")
+    on_interrupt: str = _flag(
+        "detach", "What Ctrl-C does to running jobs; detached ones are adopted by the next run.", OnInterrupt
+    )
+    launcher: str = _flag(
+        "auto",
+        "direct: the rule's shell command on every rank; nested: a Snakemake on one task; auto: direct where the rule allows it.",
+        LauncherChoice,
+    )
+    end_poll_seconds: float = _flag(
+        0.0, "Seconds between looks at the end markers of running jobs (0: 0.15 on the local machine, 1 on Slurm)."
+    )
     queue_poll_seconds: float = _flag(30.0, "Seconds between questions to Slurm about jobs that gave no sign.")
     signal_delay_seconds: int = _flag(120, "Seconds before the time limit at which a job is asked to stop softly.")
     local_cores: int = _flag(0, "Cores that local jobs may use together (0: those this process may run on).")

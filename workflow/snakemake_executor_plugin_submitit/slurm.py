@@ -20,8 +20,21 @@ _COMMAND_SECONDS = 60
 _LONGEST_BACKOFF_SECONDS = 600.0
 _UNKNOWN_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
-_LIVE_STATES = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
-                "RESIZING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "SPECIAL_EXIT"}
+_LIVE_STATES = {
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SUSPENDED",
+    "STAGE_OUT",
+    "SIGNALING",
+    "STOPPED",
+    "SPECIAL_EXIT",
+}
 # States that Slurm may still turn into PENDING, some seconds later, by itself.
 _UNSETTLED_STATES = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED"}
 
@@ -190,13 +203,14 @@ class AttemptSlurmExecutor(submitit.SlurmExecutor):
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Hide the variables of a job that the driver itself runs in: sbatch would take them as options."""
-    hidden = {name: value for name, value in os.environ.items()
-              if "SLURM_JOB_ID" in os.environ and name.startswith("SLURM_") and name != "SLURM_CONF"}
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if "SLURM_JOB_ID" in os.environ and name.startswith("SLURM_") and name != "SLURM_CONF"
+    }
     for name in hidden:
         del os.environ[name]
     try:
         yield
     finally:
         os.environ.update(hidden)
-
-

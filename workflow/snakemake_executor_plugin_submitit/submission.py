@@ -73,15 +73,22 @@ class Tracked:
         outputs = [Path(str(file)) for file in self.job.output]
         inputs = [] if self.identity.own_journal else [str(file) for file in self.job.input]
         changed = max(map(_changed, inputs), default=0.0)
-        return Wanted(self.job.name, self.folder, self.identity.spec, driver, since, changed,
-                      all(os.path.lexists(path) for path in outputs))
+        return Wanted(
+            self.job.name, self.folder, self.identity.spec, driver, since, changed, all(os.path.lexists(path) for path in outputs)
+        )
 
 
 class Submitter:
     """Claims and submits attempts for one driver."""
 
-    def __init__(self, workflow: Workflow, settings: ExecutorSettings, kind: JobKind, driver: ProcessName,
-                 nested_command: Callable[[AbstractJob], str]) -> None:
+    def __init__(
+        self,
+        workflow: Workflow,
+        settings: ExecutorSettings,
+        kind: JobKind,
+        driver: ProcessName,
+        nested_command: Callable[[AbstractJob], str],
+    ) -> None:
         self.workflow = workflow
         self.settings = settings
         self.kind = kind
@@ -93,19 +100,30 @@ class Submitter:
         launcher = choose_launcher(self.workflow, job, LauncherChoice(self.settings.launcher))
         request = read_request(job.name, job.resources, job.threads)
         if launcher is Launcher.NESTED and request.ranks > 1:
-            raise WorkflowError(f"rule {job.name}: {request.ranks} tasks need a plain shell rule without shadow, "
-                                "benchmark, group or storage; make it one, or ask for one task")
+            raise WorkflowError(
+                f"rule {job.name}: {request.ranks} tasks need a plain shell rule without shadow, "
+                "benchmark, group or storage; make it one, or ask for one task"
+            )
         if self.kind is JobKind.LOCAL and request.nodes > 1:
-            raise WorkflowError(f"rule {job.name}: nodes={request.nodes}, but jobs run on this machine; "
-                                f"use nodes=1 tasks_per_node={request.ranks}, or --submitit-cluster=slurm")
+            raise WorkflowError(
+                f"rule {job.name}: nodes={request.nodes}, but jobs run on this machine; "
+                f"use nodes=1 tasks_per_node={request.ranks}, or --submitit-cluster=slurm"
+            )
         return Tracked(job, launcher, identify(job, launcher), request)
 
     def claim(self, tracked: Tracked, number: int) -> bool:
         """Claim attempt `number`; False when another driver was faster."""
         uid = uuid.uuid4().hex
         intent = Intent(
-            key=tracked.identity.key, uid=uid, spec=tracked.identity.spec, kind=self.kind, rule=tracked.job.name,
-            command=_shown_command(tracked), ranks=tracked.request.ranks, driver=self.driver, user=getpass.getuser(),
+            key=tracked.identity.key,
+            uid=uid,
+            spec=tracked.identity.spec,
+            kind=self.kind,
+            rule=tracked.job.name,
+            command=_shown_command(tracked),
+            ranks=tracked.request.ranks,
+            driver=self.driver,
+            user=getpass.getuser(),
             log=str(Path(str(tracked.job.log[0])).absolute()) if tracked.job.log and not tracked.job.is_group() else "",
         )
         tracked.attempt = tracked.folder.claim(number, intent)
@@ -123,12 +141,23 @@ class Submitter:
         task = self._task(tracked, attempt)
         delay = self.settings.signal_delay_seconds
         if self.kind is JobKind.SLURM:
-            submit_slurm(attempt, Submission(task, slurm_parameters(job.name, request, job.resources,
-                                                                    comment_of(tracked.uid), delay)))
+            submit_slurm(
+                attempt, Submission(task, slurm_parameters(job.name, request, job.resources, comment_of(tracked.uid), delay))
+            )
             return
-        pid = submit_local(attempt, Submission(task, {
-            "tasks_per_node": request.tasks_per_node, "timeout_min": request.runtime_minutes, "signal_delay_s": delay,
-            "devices": devices, "setup": setup_lines(job.resources)}))
+        pid = submit_local(
+            attempt,
+            Submission(
+                task,
+                {
+                    "tasks_per_node": request.tasks_per_node,
+                    "timeout_min": request.runtime_minutes,
+                    "signal_delay_s": delay,
+                    "devices": devices,
+                    "setup": setup_lines(job.resources),
+                },
+            ),
+        )
         tracked.controller = name_of(pid)
 
     def link_log(self, tracked: Tracked) -> None:
@@ -153,9 +182,13 @@ class Submitter:
             shell, command = "/bin/sh", self.nested_command(job)
         delay = self.settings.signal_delay_seconds
         return StageTask(
-            command=command, shell=shell, workdir=str(Path.cwd()), attempt_folder=str(attempt.folder),
+            command=command,
+            shell=shell,
+            workdir=str(Path.cwd()),
+            attempt_folder=str(attempt.folder),
             earlier_starts=sum(item.starts() for item in tracked.folder.attempts() if item.number < attempt.number),
-            cpus_per_task=tracked.request.cpus_per_task, grace_seconds=max(delay / 2, delay - _MARGIN_SECONDS),
+            cpus_per_task=tracked.request.cpus_per_task,
+            grace_seconds=max(delay / 2, delay - _MARGIN_SECONDS),
             environment=_environment(job),
         )
 

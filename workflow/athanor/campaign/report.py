@@ -18,7 +18,11 @@ def write_report(campaign: Campaign) -> Path | None:
     newest = max(campaign.store.manifest_path(artifact).stat().st_mtime for artifact in campaign.lifecycle)
     if path.is_file() and path.stat().st_mtime >= newest:
         return path
-    settings = [f"recipe={campaign.recipe_given or campaign.recipe.name}", f"site={campaign.site.name}", f"campaign={campaign.name}"]
+    settings = [
+        f"recipe={campaign.recipe_given or campaign.recipe.name}",
+        f"site={campaign.site.name}",
+        f"campaign={campaign.name}",
+    ]
     if campaign.overrides:
         settings.append(f"set=[{','.join(campaign.overrides)}]")
     command = [sys.executable, "-m", "snakemake", "--report", str(path), "--quiet", "all", "--config", *settings]

@@ -27,9 +27,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def sample_texts(
-    files: Mapping[str, list[Path]], weights: Mapping[str, float], sample_bytes: int
-) -> Iterator[tuple[str, str]]:
+def sample_texts(files: Mapping[str, list[Path]], weights: Mapping[str, float], sample_bytes: int) -> Iterator[tuple[str, str]]:
     """(source, text) of training documents, `sample_bytes` in all, each source by its weight or as far as it goes.
 
     Documents are shuffled already, so the first ones are a fair sample. `files` are the training shards of a source.

@@ -61,9 +61,7 @@ def write_corpus(
     return corpus
 
 
-def _documents(
-    records: Iterable[Record], source: Source, corpus: Corpus, progress: Callable[[int], None]
-) -> Iterator[Document]:
+def _documents(records: Iterable[Record], source: Source, corpus: Corpus, progress: Callable[[int], None]) -> Iterator[Document]:
     text, entity = Template(source.template), Template(source.entity)
     for record in records:
         corpus.records += 1

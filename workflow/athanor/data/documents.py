@@ -64,9 +64,7 @@ class DocumentWriter:
         line = json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
         self._gzip.write(line.encode() + b"\n")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._gzip.close()
         self._raw.close()
         if error is None:

@@ -42,9 +42,7 @@ def encode_documents(
             ids = [one.ids for one in encoded]
             batch_bytes = sum(document.size for document in batch)
             if sum(lengths[token] for document in ids for token in document) != batch_bytes:
-                raise StageError(
-                    f"documents {batch[0].id} … {batch[-1].id}: tokens lose bytes; the tokenizer is not byte-level"
-                )
+                raise StageError(f"documents {batch[0].id} … {batch[-1].id}: tokens lose bytes; the tokenizer is not byte-level")
             writer.write([[*document, end] for document in ids])
             done, size = done + len(batch), size + batch_bytes
             progress(done)

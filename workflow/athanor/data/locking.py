@@ -45,4 +45,3 @@ def lock(name: str, site: str = DEFAULT_SITE) -> int:
     write_atomically(path, header + yaml.safe_dump(before))
     print(f"wrote {path}")
     return 0
-

@@ -57,9 +57,7 @@ class TokenWriter:
         """Tokens written so far."""
         return sum(self._lengths)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._tokens.close()
         if error is not None:
             self._partial.unlink()
@@ -87,9 +85,7 @@ def read_tokens(folder: Path) -> NDArray[np.int32 | np.uint16]:
             raise StageError(f"{folder / INDEX_FILE} is no index of tokens (it begins with {magic!r}); tokenize again")
         version, code, sequences, _ = struct.unpack("<QBQQ", index.read(25))
         if version != VERSION or code not in DTYPE_CODES:
-            raise StageError(
-                f"{folder / INDEX_FILE}: version {version}, type {code}; known are {VERSION}, {DTYPE_CODES}"
-            )
+            raise StageError(f"{folder / INDEX_FILE}: version {version}, type {code}; known are {VERSION}, {DTYPE_CODES}")
         tokens = int(np.fromfile(index, dtype=np.int32, count=sequences).sum(dtype=np.int64))
     found = (folder / TOKENS_FILE).stat().st_size
     if found != tokens * DTYPE_CODES[code].itemsize:

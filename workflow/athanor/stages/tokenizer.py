@@ -21,14 +21,10 @@ def run(stage: StageRun) -> Outcome:
     sampled: Counter[str] = Counter()
 
     def texts() -> Iterator[str]:
-        for number, (name, text) in enumerate(
-            sample_texts(files, recipe.pretrain.mixture, recipe.tokenizer.sample_bytes)
-        ):
+        for number, (name, text) in enumerate(sample_texts(files, recipe.pretrain.mixture, recipe.tokenizer.sample_bytes)):
             sampled[name] += len(text.encode())
             if number % REPORT_EVERY_DOCUMENTS == 0:
-                stage.progress(
-                    min(sampled.total(), recipe.tokenizer.sample_bytes), recipe.tokenizer.sample_bytes, "bytes"
-                )
+                stage.progress(min(sampled.total(), recipe.tokenizer.sample_bytes), recipe.tokenizer.sample_bytes, "bytes")
                 if stage.stop_requested:
                     raise Stopped("before the tokenizer was trained")
             yield text

@@ -33,8 +33,6 @@ def read_records(files: Iterable[SourceFile], source: Source) -> Iterator[Record
     reader = READERS.get(source.format)
     if reader is None:
         ways = ", ".join(READERS)
-        raise StageError(
-            f"format {source.format} cannot be read from the files of kind {source.kind}; use one of {ways}"
-        )
+        raise StageError(f"format {source.format} cannot be read from the files of kind {source.kind}; use one of {ways}")
     for file in files:
         yield from reader(file, source)

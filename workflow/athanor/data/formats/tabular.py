@@ -50,9 +50,7 @@ def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise StageError(
-            f"{where}: not JSON ({error}); set the source's format and path to what the file is"
-        ) from error
+        raise StageError(f"{where}: not JSON ({error}); set the source's format and path to what the file is") from error
 
 
 def _fields(item: Any) -> dict[str, Any]:

@@ -31,9 +31,7 @@ def obtain(source: Source, cache: DownloadCache) -> Package:
     def download(folder: Path) -> None:
         place = f"put {source.package}_VERSION_ARCH.deb into {cache.folder / shelf}"
         if shutil.which("apt-get") is None:
-            raise StageError(
-                f"{requirement}: this machine has no apt-get; on one that has, `apt-get download`, then {place}"
-            )
+            raise StageError(f"{requirement}: this machine has no apt-get; on one that has, `apt-get download`, then {place}")
         way_out = (
             "apt-get download needs package lists (`apt-get update`, as root) and a network; an archive keeps only its "
             f"newest version, which `athanor recipe lock` takes; or {place}"

@@ -52,9 +52,7 @@ class DownloadCache:
             found = [package for package in _packages(shelf, wanted) if wanted.sha256 in ("", package.sha256)]
             if len(found) > 1:
                 names = ", ".join(package.path.name for package in found)
-                raise StageError(
-                    f"{wanted.name}: {shelf} holds {names}; say which one by its sha256: athanor recipe lock"
-                )
+                raise StageError(f"{wanted.name}: {shelf} holds {names}; say which one by its sha256: athanor recipe lock")
             if found:
                 return found[0]
         shelf.mkdir(parents=True, exist_ok=True)

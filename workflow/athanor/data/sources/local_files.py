@@ -24,9 +24,7 @@ def find(path: str, project: Path) -> list[SourceFile]:
     if root.is_file():
         return [SourceFile(root.name, root)]
     if not root.is_dir():
-        raise StageError(
-            f"source path {path!r}: {root} does not exist; paths are relative to the project folder {project}"
-        )
+        raise StageError(f"source path {path!r}: {root} does not exist; paths are relative to the project folder {project}")
     names = (file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
     return [SourceFile(name, root / name) for name in select(names, "/".join(parts[fixed:]), str(root))]
 
