@@ -67,7 +67,7 @@ def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.Argume
     add("plan", _plan, "print what snakemake would run and why")
     add("report", _report, "write Snakemake's HTML report with the figures into the campaign's folder")
     verify = add("verify", _verify, "check that artifacts are whole")
-    verify.add_argument("stages", nargs="*", metavar="STAGE", help="pretrain, or pretrain/540K; all by default")
+    verify.add_argument("stages", nargs="*", metavar="STAGE", help="pretrain, or pretrain/480K; all by default")
     verify.add_argument("--deep", action="store_true", help="hash every file again")
     add("where", _where, "print the folder of a stage").add_argument("stages", nargs="*", metavar="STAGE")
     logs = add("logs", _logs, "print the log of a stage's newest attempt")

@@ -15,14 +15,14 @@ class NoSuchStage(Exception):
 
 
 def select(campaign: Campaign, names: Sequence[str]) -> list[Artifact]:
-    """The artifacts named `pretrain` (all of a stage) or `pretrain/540K`; all of them for no name."""
+    """The artifacts named `pretrain` (all of a stage) or `pretrain/480K`; all of them for no name."""
     chosen = []
     for name in names:
         found = [a for a in campaign.lifecycle if name in (a.name, a.stage, a.fingerprint)]
         if not found:
             stages = ", ".join(dict.fromkeys(a.stage for a in campaign.lifecycle))
             raise NoSuchStage(
-                f"campaign {campaign.name} has no stage {name!r}; there are {stages} (or one of them: pretrain/540K)"
+                f"campaign {campaign.name} has no stage {name!r}; there are {stages} (or one of them: pretrain/480K)"
             )
         chosen += found
     return chosen or list(campaign.lifecycle)

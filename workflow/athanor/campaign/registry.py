@@ -80,7 +80,7 @@ def campaigns(store_root: Path) -> Iterator[Path]:
 
 
 def _link(campaign: Campaign) -> None:
-    """`campaigns/OWNER/NAME/pretrain/540K` → the artifact's folder, relative so that the store can be moved."""
+    """`campaigns/OWNER/NAME/pretrain/480K` → the artifact's folder, relative so that the store can be moved."""
     for artifact in campaign.lifecycle:
         link = campaign.folder / artifact.stage / artifact.instance
         target = os.path.relpath(campaign.store.folder(artifact), link.parent)
