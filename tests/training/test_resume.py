@@ -95,6 +95,7 @@ def test_half_written_save_is_ignored_and_removed(undisturbed: Path, killed: Pat
     assert _result(job.folder) == _result(undisturbed)
 
 
+@pytest.mark.slow
 def test_stop_of_one_rank_saves_on_all_and_continues(undisturbed: Path, make_job: MakeJob) -> None:
     job = make_job("stopped", pause_at_step=7)
     ranks = processes.start(job, 2)
@@ -111,6 +112,7 @@ def test_stop_of_one_rank_saves_on_all_and_continues(undisturbed: Path, make_job
     assert _result(job.folder) == _result(undisturbed)
 
 
+@pytest.mark.slow
 def test_two_milestones_are_one_uninterrupted_run(undisturbed: Path, make_job: MakeJob) -> None:
     first = make_job("first", end_tokens=6 * BATCH)
     assert processes.run(first, 2) == [0, 0], processes.log(first)
