@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.utils import QuotedFormatter
 
 from athanor.campaign.wiring import Wiring
 from tests.campaign.conftest import Furnace
@@ -75,7 +76,10 @@ def test_output_pattern_matches_the_target(furnace: Furnace) -> None:
 def command(wired: Wiring, name: str) -> str:
     """The command as Snakemake would format it."""
     stage = name.partition("/")[0]
-    return wired.command(stage).format(wildcards=chosen(wired, name), output=SimpleNamespace(manifest="M"))
+    formatted: str = QuotedFormatter().format(
+        wired.command(stage), wildcards=chosen(wired, name), output=SimpleNamespace(manifest="M")
+    )
+    return formatted
 
 
 def test_command_names_the_plan_of_the_artifact_and_nothing_of_the_campaign(furnace: Furnace) -> None:
