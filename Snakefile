@@ -5,9 +5,8 @@ from athanor.campaign.wiring import Wiring
 
 min_version("9.20")
 
-DEFAULT_RECIPE = (
-    "tiny"  # snakemake --config recipe=NAME site=NAME set='[pretrain.lr=3e-4,seed=2]'
-)
+# snakemake --config recipe=NAME site=NAME set='[pretrain.lr=3e-4,seed=2]'
+DEFAULT_RECIPE = "tiny"
 
 campaign = Wiring.from_config(config, DEFAULT_RECIPE)
 

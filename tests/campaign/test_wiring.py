@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from snakemake.utils import QuotedFormatter
 
 from athanor.campaign.wiring import Wiring
+from athanor.cli import DEFAULT_RECIPE
 from tests.campaign.conftest import Furnace
 
 
@@ -130,3 +132,8 @@ def test_journal_lives_in_the_artifacts_folder(furnace: Furnace) -> None:
     wired = wiring()
     found = wired.resources("fetch")["journal"](chosen(wired, "fetch/prose"))
     assert found == os.fspath(wired.campaign.store.folder(wired.campaign.lifecycle["fetch/prose"]))
+
+
+def test_default_recipe_of_the_command_line_is_the_snakefiles() -> None:
+    snakefile = (Path(__file__).parents[2] / "Snakefile").read_text()
+    assert f'DEFAULT_RECIPE = "{DEFAULT_RECIPE}"' in snakefile

@@ -13,7 +13,7 @@ import pytest
 from .slurm import SlurmCluster, missing_requirements, running_cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """A real Slurm with two nodes, in the environment of the test process."""
     problem = missing_requirements()

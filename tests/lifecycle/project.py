@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -72,15 +73,16 @@ class Project:
     """A checkout with its configuration and store."""
 
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, folder: Path) -> "Project":
+    def make(cls, folder: Path, environment: Mapping[str, str] | None = None) -> "Project":
         """Lay out a fresh project with a corpus of its own."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "rules", "profiles", "envs"):
             source = CHECKOUT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-        project = cls(folder)
+        project = cls(folder, environment or {})
         (folder / "corpus").mkdir()
         for i in range(60):
             words = " ".join(f"the {noun} number {i * j} of the {noun}s." for j, noun in enumerate(_NOUNS))
@@ -181,9 +183,9 @@ class Project:
         )
 
     def _environment(self) -> dict[str, str]:
-        outside = ("PYTEST", "COV_", "MLFLOW")
+        outside = ("PYTEST", "COV_", "MLFLOW", "SLURM")  # a cluster of another test is not ours
         kept = {k: v for k, v in os.environ.items() if not k.startswith(outside)}
-        return {**kept, "ATHANOR_PROJECT": str(self.folder), "PYTHONWARNINGS": "ignore"}
+        return {**kept, **self.environment, "ATHANOR_PROJECT": str(self.folder), "PYTHONWARNINGS": "ignore"}
 
 
 def wait_until(condition: object, what: str, seconds: float = DEADLINE_SECONDS) -> None:
