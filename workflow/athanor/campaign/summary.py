@@ -1,8 +1,9 @@
 """The end of a campaign on one screen: stages, time, key metrics, where to look."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TextIO
 
 from rich.console import Console
@@ -15,6 +16,16 @@ from athanor.recipe.lifecycle import STAGES, Artifact
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
 FACTS = 3  # shown a row
+# Many metrics of one kind are said as one: suffix, how they are put together, what is printed.
+TOLD_TOGETHER: tuple[tuple[str, Callable[[Sequence[float]], float], str], ...] = (
+    ("/nats_per_token", fmean, "validation {:.3f} nats/token, mean of {} domains"),
+    ("/below_unigram", min, "at least {:.2f} nats below unigram in {} domains"),
+    ("/below_shuffled", min, "{:.2f} below the shuffled control"),
+    ("/unigram", fmean, "unigram {:.3f} nats/token"),
+    ("/bigram", fmean, "bigram {:.3f} nats/token"),
+    ("/bits_per_byte", fmean, "{:.3f} bits/byte, mean of {} tasks"),
+    ("/acc", max, "best accuracy {:.3f} of {} tasks"),
+)
 ADDS_UP = ("documents", "held_out_documents", "tokens", "bytes")
 
 
@@ -53,7 +64,7 @@ def _rows(campaign: Campaign, artifacts: Sequence[Artifact]) -> Iterable[Row]:
     if len(artifacts) < TOGETHER:
         for artifact, manifest in manifests.items():
             yield (
-                Row(artifact.name, manifest.provenance.seconds, _facts(manifest))
+                Row(artifact.name, manifest.provenance.seconds, facts(manifest))
                 if manifest
                 else Row(artifact.name, 0.0, "not done")
             )
@@ -64,11 +75,17 @@ def _rows(campaign: Campaign, artifacts: Sequence[Artifact]) -> Iterable[Row]:
     yield Row(f"{artifacts[0].stage} ×{len(artifacts)}", sum(m.provenance.seconds for m in done), short + says)
 
 
-def _facts(manifest: Manifest) -> str:
-    """The first few metrics, else counters, of a stage."""
-    metrics = [f"{name} {value:,.4g}" for name, value in manifest.provenance.metrics.items()]
+def facts(manifest: Manifest) -> str:
+    """The metrics of a stage, those of one kind together; without any, its first counters."""
+    metrics, told = manifest.provenance.metrics, []
+    for suffix, together, text in TOLD_TOGETHER:
+        values = [value for name, value in metrics.items() if name.endswith(suffix)]
+        if values:
+            told.append(text.format(together(values), len(values)))
+    if not told:
+        told = [f"{name} {value:,.4g}" for name, value in metrics.items()]
     counters = [f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in manifest.result.counters.items()]
-    return "  ".join((metrics or counters)[:FACTS])
+    return "  ".join((told or counters)[:FACTS])
 
 
 def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:

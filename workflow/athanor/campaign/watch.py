@@ -12,6 +12,7 @@ from rich.text import Text
 
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import Progress, State, failures_of, progress_of, state_of
+from athanor.campaign.summary import facts
 from athanor.recipe.lifecycle import Artifact
 from athanor.recipe.units import Unit, format_quantity
 
@@ -88,8 +89,7 @@ class Watch:
         manifest = self._campaign.store.manifest(artifact)
         if manifest is None:
             return ""
-        metrics = [f"{name} {value:.4g}" for name, value in list(manifest.provenance.metrics.items())[:3]]
-        return "  ".join([f"{manifest.provenance.seconds:.1f} s", *metrics])
+        return f"{manifest.provenance.seconds:.1f} s  {facts(manifest)}"
 
     def _running_line(self, artifact: Artifact, log: TextIO) -> Text:
         seconds = time.monotonic() - self._began.get(artifact.name, time.monotonic())
