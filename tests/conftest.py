@@ -1,6 +1,30 @@
 """Settings of all tests."""
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("athanor", deadline=None)  # shared machines: an example may take any time
 settings.load_profile("athanor")
+
+# These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
+START_PROCESSES = (
+    "tests/training/test_layouts.py",
+    "tests/training/test_loop.py",
+    "tests/training/test_resume.py",
+    "tests/models/test_huggingface.py",
+    "tests/tracking/test_drain.py",
+    "tests/tracking/test_process.py",
+    "tests/evaluation/test_suites.py",
+    "tests/evaluation/test_stages.py",
+    "tests/snakemake_executor_plugin_submitit/test_conformance.py",
+    "tests/snakemake_executor_plugin_submitit/test_launch.py",
+    "tests/snakemake_executor_plugin_submitit/test_reattach.py",
+    "tests/snakemake_executor_plugin_submitit/test_workflows.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes."""
+    for item in items:
+        if item.nodeid.startswith(START_PROCESSES):
+            item.add_marker(pytest.mark.slow)
