@@ -1,5 +1,6 @@
 """The writer as a process: it follows its driver, steps aside for another, and dies without harm."""
 
+import json
 import os
 import signal
 import subprocess
@@ -65,12 +66,21 @@ def test_stop_drains_what_is_left_and_a_second_writer_stands_by(store: Path) -> 
     writers = [start_writer_process(store, "tiny", PATHS, follow_pid=os.getpid(), poll_seconds=0.1) for _ in range(2)]
     until(lambda: summary(store, "tiny", PATHS).behind == 0)
     assert all(writer.is_alive for writer in writers)
+    holder = json.loads(Destination(store).lock_path("tiny").read_text())["pid"]
+    at_work, standing_by = sorted(writers, key=lambda writer: writer.pid != holder)
     spool = open_spool(store, PRETRAIN, attempt=2)
     log_curve(spool, range(41, 50))
     spool.end(Status.FINISHED)
-    assert writers[0].stop().behind == 0
-    assert writers[1].stop() == Summary(runs=9, records=72, behind=0)
+    assert at_work.stop().behind == 0
+    assert standing_by.stop() == Summary(runs=9, records=72, behind=0)
     assert run_count(store) == 10
+
+
+@pytest.mark.slow
+def test_stop_of_a_writer_that_is_still_starting_drains_everything(store: Path) -> None:
+    write_campaign(store)
+    writer = start_writer_process(store, "tiny", PATHS, follow_pid=os.getpid())
+    assert writer.stop() == Summary(runs=8, records=61, behind=0)
 
 
 def test_sync_beside_a_running_writer_says_so_and_writes_nothing(store: Path) -> None:

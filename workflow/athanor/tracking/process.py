@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from athanor.tracking.mlflow_adapter import TrackingError
 from athanor.tracking.writer import Summary, Writer, summary, to_stderr
 
 POLL_SECONDS = 2.0
+LOOK_SECONDS = 0.25  # how often a waiting writer looks whether its driver has ended: the driver waits for it
 MAX_BACKOFF_SECONDS = 60.0
 STOP_SECONDS = 60.0  # what the driver grants the last drain
 NICENESS = 10  # training on the same machine comes first
 URI_VARIABLE = "MLFLOW_TRACKING_URI"  # keeps a password off the process list
-STOP = "stop"
 
 
 def follow(writer: Writer, ending: threading.Event, is_over: Callable[[], bool], poll_seconds: float) -> bool:
@@ -46,8 +47,8 @@ def follow(writer: Writer, ending: threading.Event, is_over: Callable[[], bool],
 
 
 def _wait(seconds: float, poll_seconds: float, ending: threading.Event, is_over: Callable[[], bool]) -> None:
-    while seconds > 0 and not ending.wait(min(seconds, poll_seconds)) and not is_over():
-        seconds -= poll_seconds
+    while seconds > 0 and not ending.wait(min(seconds, poll_seconds, LOOK_SECONDS)) and not is_over():
+        seconds -= min(poll_seconds, LOOK_SECONDS)
 
 
 class WriterProcess:
@@ -71,14 +72,13 @@ class WriterProcess:
 
         A writer that does not come to an end (its server hangs) is killed: what it did not bring stays in the spools.
         """
-        self._stop_file.touch()
-        if self.is_alive:
-            self._process.terminate()
+        self._stop_file.touch()  # no signal: one that is still starting would die of it
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._stop_file.unlink(missing_ok=True)
         return self._summarize()
 
 
@@ -99,8 +99,8 @@ def start_writer_process(
     folder = destination.folder(campaign)
     folder.mkdir(parents=True, exist_ok=True)
     followed = follow_pid or os.getpid()
-    wanted, stop = folder / f"artifacts-{followed}.json", folder / f"{STOP}-{followed}"
-    stop.unlink(missing_ok=True)
+    own = uuid.uuid4().hex
+    wanted, stop = folder / f"artifacts-{own}.json", folder / f"stop-{own}"
     replace_text(wanted, json.dumps(list(artifacts)))
     command = [sys.executable, "-m", "athanor.tracking.writer", "--store", str(destination.store)]
     command += ["--campaign", campaign, "--artifacts", str(wanted), "--follow-pid", str(followed)]
@@ -125,10 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m athanor.tracking.writer", description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--campaign", required=True)
-    parser.add_argument("--artifacts", type=Path, required=True, help="JSON list of store-relative folders")
+    parser.add_argument("--artifacts", type=Path, required=True, help="JSON list of store-relative folders; its own")
     parser.add_argument("--uri", default=os.environ.get(URI_VARIABLE, ""), help=f"else ${URI_VARIABLE}, else sqlite")
     parser.add_argument("--follow-pid", type=int, required=True)
-    parser.add_argument("--stop-file", type=Path)
+    parser.add_argument("--stop-file", type=Path, required=True, help="ends the writer when it appears")
     parser.add_argument("--poll-seconds", type=float, default=POLL_SECONDS)
     arguments = parser.parse_args(argv)
 
@@ -139,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     followed = process_start(arguments.follow_pid)
 
     def is_over() -> bool:
-        asked = arguments.stop_file is not None and arguments.stop_file.exists()
-        return asked or followed is None or process_start(arguments.follow_pid) != followed
+        return arguments.stop_file.exists() or followed is None or process_start(arguments.follow_pid) != followed
 
     artifacts = json.loads(arguments.artifacts.read_text())
     writer = Writer(Destination(arguments.store, arguments.uri), arguments.campaign, artifacts, to_stderr)
@@ -148,9 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete = follow(writer, ending, is_over, arguments.poll_seconds)
     finally:
         writer.release()
-        for path in (arguments.artifacts, arguments.stop_file):
-            if path is not None and path.name.endswith((f"-{arguments.follow_pid}.json", f"-{arguments.follow_pid}")):
-                path.unlink(missing_ok=True)
+        arguments.artifacts.unlink(missing_ok=True)
+        arguments.stop_file.unlink(missing_ok=True)
     if not complete:
         to_stderr(f"behind: {summary(arguments.store, arguments.campaign, artifacts, arguments.uri)}")
         to_stderr("the spools have everything; `athanor track sync` brings it")
