@@ -20,6 +20,10 @@ from athanor.tracking.spool import NullSpool
 INITIALIZE, OURS = "initialize", "ours"  # other kinds name the peer's experts implementation
 
 
+class Enough(Exception):
+    """All steps are measured; the checkpoint at the end is no part of them, and of a large model it takes minutes."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What all ranks of one run are told; `weights` is the folder of the initialize run."""
@@ -34,8 +38,12 @@ class Order:
 
 @dataclass
 class Marks(NullSpool):
-    """Takes note of every step's loss, when it was done and how much CPU this rank had used by then (seconds)."""
+    """Takes note of every step's loss, when it was done and how much CPU this rank had used by then (seconds).
 
+    Raises Enough after `steps`, unless 0: other ranks would wait for this one.
+    """
+
+    steps: int
     losses: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -46,6 +54,8 @@ class Marks(NullSpool):
             self.times.append(time.perf_counter())
             self.cpu.append(time.process_time())
             self.losses.append(values["loss"])
+            if len(self.losses) == self.steps:
+                raise Enough
 
 
 class MarkovSamples:
@@ -85,9 +95,24 @@ def main(path: str) -> None:
     samples = MarkovSamples(
         order.recipe.model.vocab_size, p.sequence_length, order.steps * p.batch_tokens // p.sequence_length, order.seed
     )
-    marks = train_ours(order, samples, rank) if order.kind == OURS else train_peer(order, samples)
+    marks = Marks(order.steps if os.environ["WORLD_SIZE"] == "1" else 0)
+    try:
+        if order.kind == OURS:
+            train_ours(order, samples, rank, marks)
+        else:
+            train_peer(order, samples, marks)
+    except Enough:
+        pass
     if rank == 0:
-        (order.folder / "result.json").write_text(json.dumps({"losses": marks.losses, "times": marks.times, "cpu": marks.cpu}))
+        result = {"losses": marks.losses, "times": marks.times, "cpu": marks.cpu, "gpu_bytes": [peak_gpu_bytes()]}
+        (order.folder / "result.json").write_text(json.dumps(result))
+
+
+def peak_gpu_bytes() -> int:
+    """The most that tensors took on this rank's GPU; 0 without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def initialize(order: Order) -> None:
@@ -112,29 +137,32 @@ def initialize(order: Order) -> None:
     save_file(tensors, order.folder / "model" / "model.safetensors", metadata={"format": "pt"})
 
 
-def train_ours(order: Order, samples: MarkovSamples, rank: int) -> Marks:
+def train_ours(order: Order, samples: MarkovSamples, rank: int, marks: Marks) -> None:
     """The training loop of `athanor stage pretrain`."""
     from athanor.training.checkpoints import FINAL
     from athanor.training.loop import Task, train
     from athanor.training.validation import HeldOut
 
-    marks, p = Marks(), order.recipe.pretrain
+    p = order.recipe.pretrain
     stage = StageRun(order.recipe, "pretrain", "", "", order.folder, {}, rank, p.parallel.ranks, spool=marks)
     held_out = {"none": HeldOut(samples.rows[:1], 1)}
-    end = order.steps * p.batch_tokens
+    end = (order.steps + (p.parallel.ranks == 1)) * p.batch_tokens  # one rank ends by Enough, before the last save
     train(stage, order.recipe, Task(order.weights / FINAL, end, lambda: samples, lambda: held_out))
-    return marks
 
 
-def train_peer(order: Order, samples: MarkovSamples) -> Marks:
-    """Hugging Face's Trainer with the same optimizer and schedule, its logging reduced to the loss."""
+def train_peer(order: Order, samples: MarkovSamples, marks: Marks) -> None:
+    """Hugging Face's Trainer with the same optimizer and schedule, its logging reduced to the loss.
+
+    On a GPU its weights are bfloat16 through and through, without float32 masters: its fastest way.
+    """
     import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     from athanor.training.schedule import LearningRate
 
-    p, marks = order.recipe.pretrain, Marks()
-    model = AutoModelForCausalLM.from_pretrained(order.weights / "model", experts_implementation=order.kind)
+    p, on_cpu = order.recipe.pretrain, not torch.cuda.is_available()
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(order.weights / "model", experts_implementation=order.kind, dtype=dtype)
     decayed = [w for w in model.parameters() if w.ndim > 1]
     rest = [w for w in model.parameters() if w.ndim == 1]
     o, rate = p.optimizer, LearningRate.of(p)
@@ -147,13 +175,16 @@ def train_peer(order: Order, samples: MarkovSamples) -> Marks:
             marks.metrics(0, logs)
 
     ranks = int(os.environ["WORLD_SIZE"])
+    rows = p.batch_tokens // p.sequence_length // ranks
+    at_once = rows if on_cpu else p.parallel.micro_batch_size
     arguments = TrainingArguments(
         output_dir=str(order.folder / "trainer"),
-        use_cpu=True,
-        ddp_backend="gloo",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu else None,
         ddp_find_unused_parameters=True,  # an expert may get no token
         max_steps=order.steps,
-        per_device_train_batch_size=p.batch_tokens // p.sequence_length // ranks,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=rows // at_once,
         max_grad_norm=o.clip_grad,
         train_sampling_strategy="sequential",
         dataloader_pin_memory=False,
@@ -164,7 +195,6 @@ def train_peer(order: Order, samples: MarkovSamples) -> Marks:
         save_strategy="no",
     )
     Trainer(model=model, args=arguments, train_dataset=samples, optimizers=(optimizer, schedule), callbacks=[Record()]).train()
-    return marks
 
 
 if __name__ == "__main__":

@@ -14,18 +14,19 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 180
 
 
-def start(job: Job, ranks: int) -> list[subprocess.Popen[str]]:
-    """One process a rank; their output goes to `rank-K.log` beside the job's folder."""
+def start(job: Job, ranks: int, **variables: str) -> list[subprocess.Popen[str]]:
+    """One process a rank, with `variables` in its environment; their output goes to `rank-K.log` in the job's folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     path = job.folder / "job.pickle"
     path.write_bytes(pickle.dumps(job))
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT / 'workflow'}{os.pathsep}{ROOT}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "workflow"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
+        **variables,
     }
     return [
         subprocess.Popen(
@@ -40,9 +41,9 @@ def start(job: Job, ranks: int) -> list[subprocess.Popen[str]]:
     ]
 
 
-def run(job: Job, ranks: int = 1) -> list[int]:
+def run(job: Job, ranks: int = 1, **variables: str) -> list[int]:
     """Exit codes of all ranks, once they have ended."""
-    return wait(start(job, ranks))
+    return wait(start(job, ranks, **variables))
 
 
 def wait(processes: list[subprocess.Popen[str]]) -> list[int]:

@@ -220,6 +220,17 @@ def _one_step_count_per_group() -> None:
     distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
 
 
+def _gradient_norms_without_te() -> None:
+    """Where Transformer Engine is installed but no GPU is there, its kernels for norm and scale of gradients are taken."""
+    from megatron.core import utils
+    from megatron.core.optimizer import clip_grads, optimizer
+
+    clip_grads.l2_norm_impl = utils.local_multi_tensor_l2_norm
+    for module in (clip_grads, optimizer):
+        module.multi_tensor_applier = utils.local_multi_tensor_applier
+        module.multi_tensor_scale_impl = utils.local_multi_tensor_scale
+
+
 def _sequence_parallel_norm() -> None:
     """WrappedTorchNorm refuses sequence parallelism only because nothing marks its weight for the extra reduction."""
     from megatron.core.transformer import torch_norm
@@ -253,5 +264,5 @@ def _one_pass_cross_entropy() -> None:
 PIECES: tuple[Callable[[], None], ...] = (
     _no_torch_compile, _current_device_is_cpu, _cuda_copies_are_noops, _cuda_literals_mean_cpu, _streams_are_noops,
     _optimizer_accepts_cpu_tensors, _random_states_on_cpu, _router_gemm_without_te, _all_to_all_split_sizes,
-    _one_step_count_per_group, _sequence_parallel_norm, _one_pass_cross_entropy,
+    _one_step_count_per_group, _gradient_norms_without_te, _sequence_parallel_norm, _one_pass_cross_entropy,
 )  # fmt: skip

@@ -16,14 +16,16 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy, load_sharded_metadata
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.transformer.module import Float16Module
 
+from athanor.artifacts.run import StageError
 from athanor.training.optimizer import Learner
 
 CONTENT = {
@@ -32,6 +34,8 @@ CONTENT = {
     "chained_optim_avoid_prefix": True,
     "singleton_local_shards": False,
 }
+
+EXTRA_STATE = "_extra_state"
 
 
 def save_weights(model: Any, folder: Path) -> None:
@@ -47,14 +51,14 @@ def save_learner(learner: Learner, folder: Path) -> None:
 def load_weights(learner: Learner, folder: Path) -> None:
     """Take the weights; the optimizer starts afresh from them."""
     loaded = _load({"model": _model_state(learner.model.module)}, folder)
-    learner.model.module.load_state_dict(loaded["model"], strict=True)
+    _take_weights(learner.model.module, loaded["model"], folder)
     learner.optimizer.reload_model_params()
 
 
 def load_learner(learner: Learner, folder: Path, *, same_layout: bool) -> None:
     """Take weights and optimizer, and the random states where the layout that wrote them is the same."""
     loaded = _load(_learner_state(learner, is_loading=True, with_random_states=same_layout), folder)
-    learner.model.module.load_state_dict(loaded["model"], strict=True)
+    _take_weights(learner.model.module, loaded["model"], folder)
     learner.optimizer.load_state_dict(_match_expert_layout(loaded["optimizer"], learner.optimizer))
     if same_layout:
         _set_random_states(loaded["random_states"][0])
@@ -132,7 +136,28 @@ def _forget_where_and_when(path: Path) -> None:
     os.replace(temporary, path)
 
 
+def _take_weights(model: Any, loaded: dict[str, Any], folder: Path) -> None:
+    inner = model.module if isinstance(model, Float16Module) else model  # the wrapper's own call returns nothing
+    missing, unexpected = inner.load_state_dict(loaded, strict=False)
+    wrong = [name for name in missing if EXTRA_STATE not in name] + list(unexpected)
+    if wrong:
+        raise StageError(f"{folder} holds other weights than the recipe's model: {', '.join(wrong[:5])}; make it again")
+
+
+def _without_unknown_extra_states(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Transformer Engine keeps the history of FP8 scales as an object beside each weight. What a CPU or another
+    precision has written lacks them: they start afresh, as in a first step."""
+    model = state["model"]
+    extra = {name: o.unique_key for name, o in model.items() if EXTRA_STATE in name and isinstance(o, ShardedObject)}
+    if not extra:
+        return state
+    known = load_sharded_metadata(str(folder))
+    absent = {name for name, key in extra.items() if key not in known}
+    return {**state, "model": {name: value for name, value in model.items() if name not in absent}}
+
+
 def _load(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    state = _without_unknown_extra_states(state, folder)
     strategy = FullyParallelLoadStrategyWrapper(
         get_default_load_sharded_strategy(str(folder)),
         parallel_state.get_data_parallel_group(with_context_parallel=True),

@@ -74,7 +74,9 @@ def run_micro_batches(
         micro_batch_size=batches[0].tokens.shape[0],
         forward_only=forward_only,
     )
-    total, tokens = sum((report["sums"] for report in reports), torch.zeros(2, dtype=torch.float64)).tolist()
+    if not reports:  # not the last pipeline stage
+        return 0.0, 0.0
+    total, tokens = torch.stack([report["sums"] for report in reports]).sum(dim=0).tolist()
     return total, tokens
 
 
