@@ -1,10 +1,15 @@
 """Settings of all tests."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("athanor", deadline=None)  # shared machines: an example may take any time
 settings.load_profile("athanor")
+
+# A shell's background jobs ignore SIGINT, and so would the drivers that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (

@@ -20,7 +20,7 @@ SITE = {
     "environment": {"OMP_NUM_THREADS": "1"},
     "resources": {"default": {"cpus_per_task": 1, "memory": "2GB"}},
 }
-DEADLINE_SECONDS = 300
+DEADLINE_SECONDS = 900
 
 
 def recipe() -> dict[str, object]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.training.program import Job
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_SECONDS = 180
+DEADLINE_SECONDS = 400
 
 
 def start(job: Job, ranks: int, **variables: str) -> list[subprocess.Popen[str]]:

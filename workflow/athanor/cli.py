@@ -64,6 +64,8 @@ def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.Argume
         return parser
 
     add("summary", _summary, "print stages, times, key metrics and where to look")
+    status = add("status", _status, "print what runs where, since when, how far it is, and what failed")
+    status.add_argument("--watch", action="store_true", help="look again every two seconds until every stage is done")
     add("plan", _plan, "print what snakemake would run and why")
     add("report", _report, "write Snakemake's HTML report with the figures into the campaign's folder")
     verify = add("verify", _verify, "check that artifacts are whole")
@@ -127,6 +129,13 @@ def _summary(arguments: argparse.Namespace) -> int:
     from athanor.campaign.summary import print_summary
 
     print_summary(_campaign(arguments))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.status import print_status, watch_status
+
+    (watch_status if arguments.watch else print_status)(_campaign(arguments))
     return 0
 
 

@@ -117,7 +117,7 @@ def describe(progress: Progress) -> str:
     if progress.rate > 0:
         rate = _count(int(progress.rate)) if progress.rate >= 10 else f"{progress.rate:.1f}"
         text += f"  {rate} {progress.unit}/s"
-        text += f"  {_time(progress.seconds_left or 0.0)} left" if progress.total else ""
+        text += f"  {duration(progress.seconds_left or 0.0)} left" if progress.total else ""
     return text
 
 
@@ -138,7 +138,8 @@ def _count(number: int) -> str:
     return format_quantity(number // magnitude * magnitude, Unit.TOKENS)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `2 min 20 s`, `20 s`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
