@@ -16,6 +16,7 @@ START_PROCESSES = (
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
     "tests/training/test_resume.py",
+    "tests/training/test_sharded_state.py",
     "tests/models/test_huggingface.py",
     "tests/tracking/test_drain.py",
     "tests/tracking/test_process.py",
