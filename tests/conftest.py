@@ -8,8 +8,10 @@ from hypothesis import settings
 settings.register_profile("athanor", deadline=None)  # shared machines: an example may take any time
 settings.load_profile("athanor")
 
-# A shell's background jobs ignore SIGINT, and so would the drivers that the tests interrupt.
+# A shell's background jobs ignore SIGINT, and under nohup SIGHUP, and so would the drivers that the tests interrupt:
+# a handler of this process is the default again in its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, lambda *_: None)
 
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
