@@ -118,14 +118,17 @@ def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes
     furnace.project.write("cluster", site, "sites")
     wired = wiring(site="cluster")
     setup = "module load cuda/13; export OMP_NUM_THREADS=1; export GREETING='a b'"
-    common = {"mem_mb": 1074, "slurm_setup": setup}
+    bad_nodes = str(wired.campaign.store.root / "bad-nodes")
+    common = {"mem_mb": 1074, "slurm_setup": setup, "bad_nodes": bad_nodes, "hang_seconds": 0}
     assert resources(wired, "fetch") == {
         "nodes": 1, "tasks": 1, "cpus_per_task": 1, "runtime": 240, "slurm_partition": "cpu", **common,
     }  # fmt: skip
     assert resources(wired, "pretrain", ranks=20) == {
         "nodes": 3, "tasks": 20, "cpus_per_task": 12, "runtime": 1440, "gpus_per_node": 8, "slurm_partition": "gpu", **common,
+        "hang_seconds": 1800,
     }  # fmt: skip
-    assert resources(wiring(), "fetch") == {"nodes": 1, "tasks": 1, "cpus_per_task": 1, "mem_mb": 2000}
+    plain = {"nodes": 1, "tasks": 1, "cpus_per_task": 1, "mem_mb": 2000, "bad_nodes": bad_nodes, "hang_seconds": 0}
+    assert resources(wiring(), "fetch") == plain
 
 
 def test_journal_lives_in_the_artifacts_folder(furnace: Furnace) -> None:

@@ -25,12 +25,17 @@ def same_training(one: Project, other: Project) -> None:
             assert (one.folder_of(name) / file).read_bytes() == (other.folder_of(name) / file).read_bytes(), (name, file)
 
 
-def test_killed_ranks_continue_with_the_same_losses(finished: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver_too", [False, True])
+def test_killed_ranks_continue_with_the_same_losses(finished: Project, tmp_path: Path, driver_too: bool) -> None:
     project = Project.make(tmp_path)
     driver = project.start_snakemake()
     wait_until(lambda: has_checkpoint(project), "a checkpoint")
+    if driver_too:
+        os.kill(driver.pid, signal.SIGKILL)
     assert project.kill_ranks("pretrain") == 2
-    assert driver.wait(timeout=300) != 0
+    if not driver_too:
+        assert driver.wait(timeout=600) == 0  # a driver that lives starts a killed stage again by itself
+    driver.wait(timeout=300)
     again = project.snakemake()
     assert again.returncode == 0, again.stdout + again.stderr
     same_training(project, finished)

@@ -12,7 +12,7 @@ import pytest
 from snakemake_executor_plugin_submitit.journal import JobKind
 from snakemake_executor_plugin_submitit.processes import is_alive
 
-from .drivers import Checkout, wait_until
+from .drivers import SOURCE_ROOT, Checkout, Submit, wait_until
 
 
 def end_local_jobs(checkout: Checkout, root: str = ".submitit") -> None:
@@ -22,6 +22,13 @@ def end_local_jobs(checkout: Checkout, root: str = ".submitit") -> None:
         if job is not None and job.kind is JobKind.LOCAL and job.process is not None and is_alive(job.process):
             os.kill(job.process.pid, signal.SIGTERM)
             wait_until(lambda process=job.process: not is_alive(process), "the controller's end")
+
+
+@pytest.fixture
+def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
+    """Submits single attempts below the test's folder."""
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE_ROOT))
+    return Submit(tmp_path)
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from snakemake_executor_plugin_submitit.journal import Attempt, read_jobs
+from snakemake_executor_plugin_submitit.backend import Submission, submit_local
+from snakemake_executor_plugin_submitit.journal import Attempt, Intent, JobFolder, JobKind, read_jobs
+from snakemake_executor_plugin_submitit.launch import StageTask
+from snakemake_executor_plugin_submitit.processes import this_process
 
 SOURCE_ROOT = Path(__file__).parents[2] / "workflow"
 DEADLINE_SECONDS = 180.0  # only a broken test takes as long, on a machine that others load
@@ -106,3 +109,27 @@ def interrupt(driver: subprocess.Popen[str], number: signal.Signals = signal.SIG
     os.killpg(driver.pid, number)
     said, _ = driver.communicate(timeout=DEADLINE_SECONDS)
     return said
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Submits one local attempt without Snakemake, to set time limits of seconds."""
+
+    folder: Path
+
+    def __call__(
+        self, command: str, ranks: int = 1, minutes: float = 0.0, delay_seconds: float = 0.0, **values: object
+    ) -> Attempt:
+        """Start `command`; `values` are further fields of its StageTask."""
+        intent = Intent("key", "uid", "spec", JobKind.LOCAL, "rule", command, ranks, this_process(), "me")
+        attempt = JobFolder(self.folder / "job").claim(1, intent)
+        assert attempt is not None
+        task = StageTask(command, "/bin/bash", str(self.folder), str(attempt.folder), 4, 1, delay_seconds, **values)
+        submit_local(
+            attempt,
+            Submission(
+                task,
+                {"tasks_per_node": ranks, "timeout_min": minutes, "signal_delay_s": delay_seconds, "devices": (), "setup": []},
+            ),
+        )
+        return attempt

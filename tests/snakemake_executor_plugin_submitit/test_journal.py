@@ -84,7 +84,7 @@ def test_starts_and_ranks_are_counted_from_their_files(tmp_path: Path) -> None:
         replace(attempt.folder, StartRecord(restart, ["host"]), f"start-{restart:03d}.json")
     replace(attempt.folder, RankRecord(1, 2, 75, "host", True), "rank-1.json")
     attempt.rank_log(1).write_text("said")
-    assert attempt.starts() == 3
+    assert len(attempt.starts()) == 3
     assert {rank: record.exit_code for rank, record in attempt.ranks().items()} == {1: 75}
 
 

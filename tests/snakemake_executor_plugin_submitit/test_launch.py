@@ -7,14 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
-import pytest
+from snakemake_executor_plugin_submitit.journal import Action, Attempt, Outcome
 
-from snakemake_executor_plugin_submitit.backend import Submission, submit_local
-from snakemake_executor_plugin_submitit.journal import Attempt, Intent, JobFolder, JobKind, Outcome
-from snakemake_executor_plugin_submitit.launch import StageTask
-from snakemake_executor_plugin_submitit.processes import this_process
-
-from .drivers import SOURCE_ROOT, Checkout, wait_until
+from .drivers import Checkout, Submit, wait_until
 
 DUMP = "import json, os; json.dump(dict(os.environ), open('env.' + os.environ['RANK'] + '.json', 'w'))"
 
@@ -77,33 +72,6 @@ def test_job_with_a_setup_that_fails_is_an_error(checkout: Checkout) -> None:
     assert code != 0 and "did not start" in said
 
 
-@pytest.fixture
-def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
-    monkeypatch.setenv("PYTHONPATH", str(SOURCE_ROOT))
-    return Submit(tmp_path)
-
-
-class Submit:
-    """Submits one local attempt without Snakemake, to set time limits of seconds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, command: str, ranks: int, minutes: float, delay_seconds: float) -> Attempt:
-        intent = Intent("key", "uid", "spec", JobKind.LOCAL, "rule", command, ranks, this_process(), "me")
-        attempt = JobFolder(self.folder / "job").claim(1, intent)
-        assert attempt is not None
-        task = StageTask(command, "/bin/bash", str(self.folder), str(attempt.folder), 4, 1, delay_seconds)
-        submit_local(
-            attempt,
-            Submission(
-                task,
-                {"tasks_per_node": ranks, "timeout_min": minutes, "signal_delay_s": delay_seconds, "devices": (), "setup": []},
-            ),
-        )
-        return attempt
-
-
 STOPPABLE = """
 echo $SUBMITIT_ATTEMPT >> attempts.$RANK
 if [ $SUBMITIT_ATTEMPT -gt 6 ]; then exit 0; fi
@@ -119,10 +87,69 @@ def test_time_limit_stops_the_stage_softly_and_requeues_it_until_it_finishes(sub
     for rank in range(2):
         assert (submitted.folder / f"attempts.{rank}").read_text().split() == ["5", "6", "7"]
         assert (submitted.folder / f"saved.{rank}").read_text().split() == ["saved", "saved"]
-    assert attempt.starts() == 3
+    assert len(attempt.starts()) == 3
 
 
 def test_stage_that_finishes_while_stopping_is_finished(submitted: Submit) -> None:
     attempt = submitted("trap 'exit 0' TERM; while true; do sleep 0.05; done", ranks=1, minutes=3 / 60, delay_seconds=2)
     wait_until(attempt.end, "the end of the job")
-    assert attempt.end().outcome is Outcome.SUCCESS and attempt.starts() == 1
+    assert attempt.end().outcome is Outcome.SUCCESS and len(attempt.starts()) == 1
+
+
+STORM = """
+echo start >> starts
+trap 'exit 75' TERM
+kill -USR2 $PPID
+while true; do sleep 0.05; done
+"""
+
+
+def test_job_that_is_requeued_again_and_again_without_progress_refuses_to_start(submitted: Submit) -> None:
+    attempt = submitted(STORM, idle_starts=3, delay_seconds=10)
+    wait_until(attempt.end, "the end of the job")
+    assert attempt.end().outcome is Outcome.FAILED
+    assert (submitted.folder / "starts").read_text().split() == ["start"] * 3
+    assert "3 starts in a row without progress" in (attempt.folder / "exit-0.json").read_text()
+
+
+def test_job_that_makes_progress_is_requeued_as_often_as_it_takes(submitted: Submit) -> None:
+    beat = """
+n=$(wc -l < starts); echo "{\\"time\\": $n, \\"done\\": $n}" > $SUBMITIT_ATTEMPT_FOLDER/heartbeat-here.json
+[ $n -lt 6 ] || exit 0
+"""
+    attempt = submitted(STORM.replace("trap", f"{beat}trap"), idle_starts=2, delay_seconds=10)
+    wait_until(attempt.end, "the end of the job")
+    assert attempt.end().outcome is Outcome.SUCCESS
+    assert [start.done for start in attempt.starts()] == [None, 1, 2, 3, 4, 5]
+
+
+MARK = 'printf \'{"time": %s, "done": %s, "unit": "steps"}\' $1 $2 > $SUBMITIT_ATTEMPT_FOLDER/heartbeat-here.json'
+STUBBORN = """
+    rule a:
+        output: "a.txt"
+        shell:
+            '''
+            n=$(( $(cat n 2>/dev/null || echo 0) + 1 )); echo $n > n
+            sh mark.sh $n %s
+            [ $n -ge 6 ] || kill -9 $$
+            touch {output}
+            '''
+"""
+
+
+def test_program_that_gets_on_is_started_again_as_often_as_it_is_killed(checkout: Checkout) -> None:
+    checkout.write(MARK, "mark.sh")
+    checkout.write(STUBBORN % "$n")
+    said = checkout.run_well()
+    assert "Starting it again" in said
+    attempts = checkout.attempts()
+    assert len(attempts) == 6 and {attempt.judgement().cause for attempt in attempts[:5]} == {"killed"}
+
+
+def test_program_that_does_not_get_on_is_given_up_with_the_evidence(checkout: Checkout) -> None:
+    checkout.write(MARK, "mark.sh")
+    checkout.write(STUBBORN % "1")
+    code, said = checkout.run("--submitit-idle-attempts", "2")
+    assert code != 0 and "2 attempts in a row brought nothing new" in said and "attempts so far:" in said
+    judgements = [attempt.judgement() for attempt in checkout.attempts()]
+    assert [item.action for item in judgements] == [Action.RESTART, Action.RESTART, Action.ASK]

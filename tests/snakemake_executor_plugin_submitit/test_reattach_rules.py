@@ -24,7 +24,7 @@ from snakemake_executor_plugin_submitit.journal import (
     write_exclusively,
 )
 from snakemake_executor_plugin_submitit.processes import ProcessName, name_of, this_process
-from snakemake_executor_plugin_submitit.reattach import Action, Wanted, examine
+from snakemake_executor_plugin_submitit.reattach import Step, Wanted, examine
 
 BACKENDS = {JobKind.LOCAL: LocalBackend()}
 
@@ -54,18 +54,18 @@ def attempt_of(folder: Path, driver: ProcessName, spec: str = "spec") -> Attempt
 
 def test_job_that_nobody_ran_is_claimed(tmp_path: Path) -> None:
     verdict = examine(wanted(tmp_path), BACKENDS)
-    assert (verdict.action, verdict.number) == (Action.CLAIM, 1)
+    assert (verdict.step, verdict.number) == (Step.CLAIM, 1)
 
 
 def test_attempt_that_a_live_driver_is_submitting_is_waited_for(tmp_path: Path, live_process: ProcessName) -> None:
     attempt_of(tmp_path, live_process)
-    assert examine(wanted(tmp_path), BACKENDS).action is Action.WAIT
+    assert examine(wanted(tmp_path), BACKENDS).step is Step.WAIT
 
 
 def test_attempt_of_a_dead_driver_is_closed_so_that_its_job_cannot_start_any_more(tmp_path: Path) -> None:
     attempt = attempt_of(tmp_path, dead_process())
     verdict = examine(wanted(tmp_path), BACKENDS)
-    assert (verdict.action, verdict.number) == (Action.CLAIM, 2)
+    assert (verdict.step, verdict.number) == (Step.CLAIM, 2)
     assert attempt.end().outcome is Outcome.LOST
     assert not write_exclusively(attempt.folder, JobRecord(JobKind.LOCAL, "1", this_process()))
 
@@ -73,37 +73,37 @@ def test_attempt_of_a_dead_driver_is_closed_so_that_its_job_cannot_start_any_mor
 def test_live_job_is_adopted_and_refused_when_its_command_changed(tmp_path: Path, live_process: ProcessName) -> None:
     attempt = attempt_of(tmp_path, dead_process())
     write_exclusively(attempt.folder, JobRecord(JobKind.LOCAL, "1", live_process))
-    assert examine(wanted(tmp_path), BACKENDS).action is Action.ADOPT
+    assert examine(wanted(tmp_path), BACKENDS).step is Step.ADOPT
     with pytest.raises(WorkflowError, match="old command"):
         examine(wanted(tmp_path, spec="another"), BACKENDS)
     assert attempt.end() is None
 
 
 @pytest.mark.parametrize(
-    ("values", "action"),
+    ("values", "step"),
     [
-        ({}, Action.ACCEPT),
-        ({"spec": "another"}, Action.CLAIM),
-        ({"outputs_exist": False}, Action.CLAIM),
-        ({"inputs_changed": 1e12}, Action.CLAIM),
+        ({}, Step.ACCEPT),
+        ({"spec": "another"}, Step.CLAIM),
+        ({"outputs_exist": False}, Step.CLAIM),
+        ({"inputs_changed": 1e12}, Step.CLAIM),
     ],
 )
 def test_success_that_nobody_took_is_accepted_when_it_answers_what_is_wanted(
-    tmp_path: Path, values: dict[str, object], action: Action
+    tmp_path: Path, values: dict[str, object], step: Step
 ) -> None:
     attempt_of(tmp_path, dead_process()).finish(End(Outcome.SUCCESS))
-    assert examine(wanted(tmp_path, **values), BACKENDS).action is action
+    assert examine(wanted(tmp_path, **values), BACKENDS).step is step
 
 
 def test_success_that_was_taken_counts_only_for_drivers_of_its_time(tmp_path: Path) -> None:
     attempt = attempt_of(tmp_path, dead_process())
     attempt.finish(End(Outcome.SUCCESS))
     write_exclusively(attempt.folder, Acceptance(dead_process()))
-    assert examine(wanted(tmp_path, since=time.time() - 60), BACKENDS).action is Action.ACCEPT
-    assert examine(wanted(tmp_path, since=time.time() + 60), BACKENDS).action is Action.CLAIM
+    assert examine(wanted(tmp_path, since=time.time() - 60), BACKENDS).step is Step.ACCEPT
+    assert examine(wanted(tmp_path, since=time.time() + 60), BACKENDS).step is Step.CLAIM
 
 
 def test_failure_leads_to_the_next_attempt(tmp_path: Path) -> None:
     attempt_of(tmp_path, dead_process()).finish(End(Outcome.FAILED))
     verdict = examine(wanted(tmp_path), BACKENDS)
-    assert (verdict.action, verdict.number) == (Action.CLAIM, 2)
+    assert (verdict.step, verdict.number) == (Step.CLAIM, 2)

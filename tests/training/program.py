@@ -25,6 +25,7 @@ class Job:
     start: Path | None = None
     end_tokens: int = 0
     poisoned_step: int = 0  # the loss of this step is NaN on the last rank
+    roll_back: bool = False  # start behind the newest checkpoint
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
 
@@ -35,7 +36,16 @@ def main(path: str) -> int:
     job.folder.mkdir(parents=True, exist_ok=True)
     spool = Spool(job.folder / "tracking" / f"{time.time_ns()}.jsonl") if rank == 0 else NullSpool()
     stage = StageRun(
-        job.recipe, "pretrain", "test", "0" * 16, job.folder, {}, rank, int(os.environ.get("WORLD_SIZE", "1")), spool=spool
+        job.recipe,
+        "pretrain",
+        "test",
+        "0" * 16,
+        job.folder,
+        {},
+        rank,
+        int(os.environ.get("WORLD_SIZE", "1")),
+        roll_back=job.roll_back,
+        spool=spool,
     )
     stage.listen_for_stop()
     try:

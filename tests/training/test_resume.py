@@ -70,6 +70,14 @@ def test_kill_of_all_ranks_then_restart_ends_in_the_same_bytes(undisturbed: Path
     assert not (job.folder / SAVES).exists(), "checkpoints of the way are gone"
 
 
+def test_roll_back_continues_from_the_checkpoint_before_the_newest(undisturbed: Path, killed: Path, make_job: MakeJob) -> None:
+    job = dataclasses.replace(_copy(killed, make_job), roll_back=True)
+    assert processes.run(job, 2) == [0, 0], processes.log(job)
+    assert f"at {4 * BATCH} tokens" in processes.log(job), "continued from the checkpoint of step 4"
+    assert [path.name for path in (job.folder / "quarantined").iterdir()] == ["step-000000008-1"]
+    assert _result(job.folder) == _result(undisturbed)
+
+
 def test_damaged_shard_is_quarantined_and_the_checkpoint_before_it_used(
     undisturbed: Path, killed: Path, make_job: MakeJob
 ) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,14 @@ def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.Argume
     status = add("status", _status, "print what runs where, since when, how far it is, and what failed")
     status.add_argument("--watch", action="store_true", help="look again every two seconds until every stage is done")
     add("plan", _plan, "print what snakemake would run and why")
+    cancel = add("cancel", _cancel, "end the running jobs of stages; what they have saved stays")
+    cancel.add_argument("stages", nargs="*", metavar="STAGE", help="pretrain, or pretrain/480K")
+    cancel.add_argument("--all", action="store_true", help="the jobs of every stage of the campaign")
+    retry = add("retry", _retry, "start stages again that were given up, with snakemake: them and what they need")
+    retry.add_argument("stages", nargs="+", metavar="STAGE", help="pretrain, or pretrain/480K")
+    retry.add_argument("--roll-back", action="store_true", help="go on from before the newest checkpoint of a failed stage")
+    nodes = add("nodes", _nodes, "list the nodes that failed a job and are excluded, or use them again")
+    nodes.add_argument("--forgive", nargs="+", default=[], metavar="NODE", help="use these nodes again")
     add("report", _report, "write Snakemake's HTML report with the figures into the campaign's folder")
     verify = add("verify", _verify, "check that artifacts are whole")
     verify.add_argument("stages", nargs="*", metavar="STAGE", help="pretrain, or pretrain/480K; all by default")
@@ -137,6 +146,47 @@ def _status(arguments: argparse.Namespace) -> int:
 
     (watch_status if arguments.watch else print_status)(_campaign(arguments))
     return 0
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.control import cancel
+
+    if bool(arguments.stages) is arguments.all:
+        print("error: name the stages to cancel, or give --all", file=sys.stderr)
+        return 2
+
+    def end(campaign: "Campaign", chosen: Sequence[object]) -> int:
+        lines = list(cancel(campaign, chosen))  # type: ignore[arg-type]
+        print("\n".join(lines) or "none of them has a running job")
+        return 0
+
+    return _on_selected(arguments, end)
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.control import become, retry
+
+    def start(campaign: "Campaign", chosen: Sequence[object]) -> int:
+        become(retry(campaign, chosen, roll_back=arguments.roll_back))  # type: ignore[arg-type]
+        return 1
+
+    return _on_selected(arguments, start)
+
+
+def _nodes(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.wiring import BAD_NODES
+    from snakemake_executor_plugin_submitit.nodes import BadNodes
+
+    nodes = BadNodes(_campaign(arguments).store.root / BAD_NODES)
+    unknown = [node for node in arguments.forgive if not nodes.forgive(node)]
+    for node in unknown:
+        print(f"error: {node} is not excluded", file=sys.stderr)
+    for record in nodes.all():
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.until))
+        print(f"{record.node:16} excluded until {until}: {record.cause} ({record.job})")
+    if not nodes.all():
+        print("no node is excluded")
+    return 1 if unknown else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

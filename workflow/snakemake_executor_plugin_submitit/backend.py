@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from . import controller
+from .arrays import array_place
 from .failure import end_from_ranks
 from .journal import Attempt, End, JobKind, JobRecord, Outcome, RankRecord, write_exclusively
 from .launch import StageTask
 from .local import DetachedLocalExecutor
 from .processes import is_alive, is_here
-from .slurm import AttemptSlurmExecutor, Phase, Slurm, SlurmState, SlurmUnavailable
+from .slurm import SETTLED_SECONDS, AttemptSlurmExecutor, Phase, Slurm, SlurmState, SlurmUnavailable
 
 _SETTLE_SECONDS = 60.0  # Slurm requeues a job of a dead node 5–9 s after it declared it failed
 _FORGOTTEN_SECONDS = 45.0  # sacct shows a new job after 0.8–2 s; a file server may be slower
@@ -104,7 +105,7 @@ class SlurmBackend:
 
     def look(self, attempt: Attempt, job: JobRecord) -> End | None:
         """See Backend."""
-        state = self._states.get(job.id)
+        state = _its_own(attempt, self._states.get(job.id))
         if state is None or state.phase is Phase.LIVE:
             self._over_since.pop(job.id, None)
             return None
@@ -115,7 +116,7 @@ class SlurmBackend:
     def conclude(self, attempt: Attempt, job: JobRecord) -> End | None:
         """See Backend."""
         try:
-            state = self.slurm.states([job.id]).get(job.id)
+            state = _its_own(attempt, self.slurm.states([job.id], SETTLED_SECONDS).get(job.id))
         except SlurmUnavailable:
             return None
         if state is None or state.phase is Phase.LIVE or _patience(attempt, state.phase):
@@ -125,7 +126,8 @@ class SlurmBackend:
     def find(self, attempt: Attempt) -> JobRecord | None:
         """See Backend: by the comment that carries the attempt's uid. Raises SlurmUnavailable."""
         intent = attempt.intent()
-        job_id = self.slurm.find_comment(comment_of(intent.uid), intent.user)
+        place = array_place(attempt)
+        job_id = self.slurm.find_comment(_comment_of(attempt), intent.user, None if place is None else place.index)
         if job_id is None:
             return attempt.job()
         write_exclusively(attempt.folder, JobRecord(JobKind.SLURM, job_id))
@@ -134,6 +136,13 @@ class SlurmBackend:
     def cancel(self, job: JobRecord) -> None:
         """See Backend."""
         self.slurm.cancel(job.id)
+
+
+def _its_own(attempt: Attempt, state: SlurmState | None) -> SlurmState | None:
+    """Return the state, or that of an unknown job when the id now belongs to another: a crashed controller reuses ids."""
+    if state is None or not state.comment or state.comment == _comment_of(attempt):
+        return state
+    return SlurmState(Phase.UNKNOWN)
 
 
 def _patience(attempt: Attempt, phase: Phase) -> float:
@@ -148,8 +157,11 @@ def _slurm_end(attempt: Attempt, state: SlurmState) -> End:
         # A preempted job that finished in its grace period reads TIMEOUT, with complete results.
         return end_from_ranks(attempt, Outcome.SUCCESS, "")
     outcome = {Phase.CANCELLED: Outcome.CANCELLED, Phase.UNKNOWN: Outcome.LOST}.get(state.phase, Outcome.FAILED)
+    if state.phase is Phase.COMPLETED and not _failed_ranks(attempt):
+        outcome = Outcome.LOST  # its ranks never said so: another job had this id, or their folder was away
     words = f"{state.name} {state.detail}".strip()
-    return end_from_ranks(attempt, outcome, f"Slurm says {words}" if words else "Slurm has no record of it")
+    word = state.name.split()[0].rstrip("+") if state.name else ""
+    return end_from_ranks(attempt, outcome, f"Slurm says {words}" if words else "Slurm has no record of it", word)
 
 
 def _all_ranks_ended(attempt: Attempt) -> bool:
@@ -162,6 +174,11 @@ def _failed_ranks(attempt: Attempt) -> list[RankRecord]:
 
 def _failed_just_now(attempt: Attempt) -> bool:
     return any(time.time() - record.time < _ENDING_SECONDS for record in _failed_ranks(attempt))
+
+
+def _comment_of(attempt: Attempt) -> str:
+    place = array_place(attempt)
+    return comment_of(attempt.intent().uid if place is None else place.uid)
 
 
 def comment_of(uid: str) -> str:

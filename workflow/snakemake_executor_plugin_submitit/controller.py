@@ -99,7 +99,7 @@ class Controller:
         code = None if first_failed is None else exit_codes[str(first_failed)]
         outcome = Outcome.CANCELLED if self.cancelled else Outcome.FAILED
         cause = "cancelled" if self.cancelled else "time limit" if timed_out else "exit code"
-        return End(outcome, cause, code, first_failed, exit_codes)
+        return End(outcome, cause, code, first_failed, exit_codes, "TIMEOUT" if timed_out else "")
 
 
 class _Clock:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -17,13 +19,15 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from .backend import Backend, LocalBackend, SlurmBackend
+from .causes import gather, judge, load_policy
 from .failure import describe
-from .journal import Acceptance, End, JobKind, Outcome, write_exclusively
+from .journal import Acceptance, Action, Attempt, End, JobKind, Judgement, Outcome, write_exclusively
+from .launch import furthest
 from .local import LocalQueue, this_machine
 from .processes import this_process
-from .reattach import Action, Verdict, examine, may_retry_lost
+from .reattach import Step, Verdict, examine
 from .settings import Cluster, OnInterrupt, checked, resolve_cluster
-from .slurm import Slurm
+from .slurm import Slurm, SlurmUnavailable
 from .submission import Submitter, Tracked
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ class Executor(RemoteExecutor):
 
     def __post_init__(self) -> None:
         self.settings = checked(self.workflow.executor_settings)
+        self.policy = load_policy(self.settings.policy)
         self.cluster = resolve_cluster(self.settings.cluster)
         self.kind = JobKind.SLURM if self.cluster is Cluster.SLURM else JobKind.LOCAL
         self.slurm_backend = SlurmBackend(Slurm(self.settings.queue_poll_seconds))
@@ -58,33 +63,76 @@ class Executor(RemoteExecutor):
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
+    def run_jobs(self, jobs: list[AbstractJob]) -> None:
+        """Run what is ready now; on Slurm, jobs that ask for the same go as one array."""
+        for job in jobs:
+            self.run_job_pre(job)
+        if self.kind is JobKind.LOCAL or self.settings.array_size == 1 or len(jobs) == 1:
+            for job in jobs:
+                self.run_job(job)
+            return
+        claimed: dict[str, list[Tracked]] = {}
+        for job in jobs:
+            tracked = self.submitter.track(job)
+            self._begin(tracked, lambda found: claimed.setdefault(self.submitter.array_key(found), []).append(found))
+        size = min(self.settings.array_size, self._array_limit) if claimed else 1
+        for members in claimed.values():
+            for start in range(0, len(members), size):
+                self._submit_together(members[start : start + size])
+
     def run_job(self, job: AbstractJob) -> None:
         """Adopt the job's live attempt, accept its finished one, submit a new one, or queue it for cores."""
         tracked = self.submitter.track(job)
         self._warn_of_excess(tracked)
-        problem = self._advance(tracked)
-        if problem is not None:
-            self.report_job_error(SubmittedJobInfo(job), msg=problem)
-            return
-        record = tracked.attempt.job() if tracked.attempt is not None else None
-        external = f"{record.kind}:{record.id}" if record else None
-        self.report_job_submission(SubmittedJobInfo(job, external_jobid=external, aux={"tracked": tracked}))
+        self._begin(tracked)
 
-    def _advance(self, tracked: Tracked) -> str | None:
-        """Get the job to an attempt, its own or another driver's, if that can be now; return why it never will be."""
+    def _begin(self, tracked: Tracked, collect: Callable[[Tracked], None] | None = None) -> None:
+        """Get the job to an attempt and report it; a claimed one that `collect` takes is submitted and reported later."""
+        collected: list[Tracked] = []
+        problem = self._advance(tracked, self._submit if collect is None else collected.append)
+        if collect is not None and collected:
+            collect(tracked)
+        else:
+            self._report(tracked, problem)
+
+    def _report(self, tracked: Tracked, problem: str | None) -> None:
+        """Tell Snakemake that the job is submitted, or why it never will be."""
+        if problem is not None:
+            self.report_job_error(SubmittedJobInfo(tracked.job), msg=problem)
+            return
+        record = tracked.record()
+        external = f"{record.kind}:{record.id}" if record else None
+        self.report_job_submission(SubmittedJobInfo(tracked.job, external_jobid=external, aux={"tracked": tracked}))
+
+    def _submit_together(self, members: list[Tracked]) -> None:
+        """Submit claimed jobs that ask for the same, as an array where there are several."""
+        submit = self._submit if len(members) == 1 else None
+        problem = None if submit is not None else self._try(members, lambda: self.submitter.submit_array(members))
+        for tracked in members:
+            self._report(tracked, submit(tracked) if submit is not None else problem)
+
+    @functools.cached_property
+    def _array_limit(self) -> int:
+        return self.slurm_backend.slurm.array_limit()
+
+    def _advance(self, tracked: Tracked, submit: Callable[[Tracked], str | None] | None = None) -> str | None:
+        """Get the job to an attempt, its own or another driver's, if that can be now; return why it never will be.
+
+        `submit` takes a claimed job to its submission.
+        """
         with self._launching:
             for _ in range(_CLAIM_TRIES):
                 verdict = examine(tracked.wanted(self.driver, self.since), self.backends)
-                if verdict.action is not Action.CLAIM:
+                if verdict.step is not Step.CLAIM:
                     self._leave_queue(tracked)
-                    if verdict.action is not Action.WAIT:
+                    if verdict.step is not Step.WAIT:
                         self._take(tracked, verdict)
                     return None
                 if self.kind is JobKind.LOCAL and not self._may_start(tracked):
                     return None
                 if self.submitter.claim(tracked, verdict.number):
                     self._leave_queue(tracked)
-                    return self._submit(tracked)
+                    return (submit or self._submit)(tracked)
         raise WorkflowError(
             f"rule {tracked.job.name}: lost {_CLAIM_TRIES} claims in a row in {tracked.identity.folder}; "
             "see what else writes there, and run again"
@@ -93,21 +141,51 @@ class Executor(RemoteExecutor):
     def _submit(self, tracked: Tracked) -> str | None:
         assert tracked.attempt is not None
         devices = self.queue.take(tracked.uid, tracked.request) if self.kind is JobKind.LOCAL else ()
+        return self._try([tracked], lambda: self.submitter.submit(tracked, devices))
+
+    def _try(self, members: Sequence[Tracked], submit: Callable[[], None]) -> str | None:
+        """Submit; return why that is refused. What Slurm doesn't answer to is tried again later."""
         try:
-            self.submitter.submit(tracked, devices)
+            submit()
+        except SlurmUnavailable as error:
+            if not members[0].retry.is_open:
+                self.logger.warning(f"Rule {members[0].job.name}: Slurm doesn't answer ({error}); trying again until it does.")
+            for tracked in members:
+                tracked.retry.postpone()
         except Exception as error:
-            self.queue.give_back(tracked.uid)
-            tracked.attempt.finish(End(Outcome.FAILED, f"submission failed: {error}"))
+            for tracked in members:
+                assert tracked.attempt is not None
+                self.queue.give_back(tracked.uid)
+                tracked.attempt.finish(End(Outcome.FAILED, f"submission failed: {error}"))
+                tracked.retry.close()
             return f"submission failed: {error}\n"
-        self.running[id(tracked)] = tracked
+        else:
+            for tracked in members:
+                tracked.retry.close()
+        self.running.update({id(tracked): tracked for tracked in members})
         return None
+
+    def _submit_again(self, tracked: Tracked) -> str | None:
+        """Submit what Slurm didn't answer to, unless it turns out to have been taken; return why it never will be."""
+        assert tracked.attempt is not None
+        if time.monotonic() < tracked.retry.due:
+            return None
+        try:
+            taken = self.slurm_backend.find(tracked.attempt) is not None
+        except SlurmUnavailable:
+            tracked.retry.postpone()
+            return None
+        if taken:
+            tracked.retry.close()
+            return None
+        return self._submit(tracked)
 
     def _take(self, tracked: Tracked, verdict: Verdict) -> None:
         assert verdict.attempt is not None
         tracked.attempt = verdict.attempt
         tracked.uid = verdict.attempt.intent().uid
         self.submitter.link_log(tracked)
-        if verdict.action is Action.ADOPT:
+        if verdict.step is Step.ADOPT:
             record = verdict.attempt.job()
             if record is not None and record.kind is JobKind.LOCAL:
                 self.queue.take(tracked.uid, tracked.request)
@@ -158,6 +236,11 @@ class Executor(RemoteExecutor):
     def _check(self, info: SubmittedJobInfo) -> bool:
         """Move one job on; return whether it is over and reported."""
         tracked: Tracked = info.aux["tracked"]
+        if tracked.retry.is_open and tracked.attempt is not None:
+            problem = self._submit_again(tracked)
+            if problem is not None:
+                self.report_job_error(info, msg=problem)
+            return problem is not None
         if tracked.attempt is None:
             if tracked.queued and self.waiting[0] is not tracked:
                 return False
@@ -173,12 +256,26 @@ class Executor(RemoteExecutor):
             write_exclusively(tracked.attempt.folder, Acceptance(self.driver))
             self.report_job_success(info)
             return True
-        if end.outcome is Outcome.LOST and may_retry_lost(tracked.folder):
-            self.logger.warning(f"Rule {tracked.job.name}: {describe(tracked.attempt, end)}Submitting it again.")
+        judgement = self._judge(tracked, tracked.attempt, end)
+        said = describe(tracked.folder, tracked.attempt, end, judgement)
+        if judgement.action.starts_again:
+            self.logger.warning(f"Rule {tracked.job.name}: {said}Starting it again ({judgement.action}).")
             tracked.attempt = None
             return False
-        self.report_job_error(info, msg=describe(tracked.attempt, end))
+        self.report_job_error(info, msg=said)
         return True
+
+    def _judge(self, tracked: Tracked, attempt: Attempt, end: End) -> Judgement:
+        """Say why the attempt ended and what to do, and have that in the journal before it is done."""
+        judgement = judge(gather(attempt, end), self.policy)
+        if judgement.action.starts_again and not tracked.guard.allows(furthest(attempt), self.settings.idle_attempts):
+            advice = f"{tracked.guard.idle} attempts in a row brought nothing new; mend what the attempts below show"
+            judgement = replace(judgement, action=Action.ASK, advice=advice)
+        if judgement.action is Action.ELSEWHERE and judgement.host and self.settings.bad_node_hours:
+            nodes = self.submitter.bad_nodes(tracked)
+            nodes.remember(judgement.host, judgement.cause, str(attempt.job()), self.settings.bad_node_hours)
+        write_exclusively(attempt.folder, judgement)
+        return attempt.judgement() or judgement
 
     def _end_of(self, tracked: Tracked) -> End | None:
         assert tracked.attempt is not None

@@ -5,6 +5,7 @@
                            start-RRR.json one per start of the job: the submission, then every requeue
                            rank-K.json    how rank K ended; rank-K.log what it said
                            end.json       the outcome
+                           judgement.json why it ended so, and what the driver did about it
                            accepted.json  the driver that took the result
                            submitit/      submitit's own files
 
@@ -51,6 +52,24 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     LOST = "lost"
     """It vanished without a word: killed machine, forgotten by the controller, driver dead before submission."""
+
+
+class Action(StrEnum):
+    """What to do about an attempt that ended without success."""
+
+    RESTART = "restart"
+    ELSEWHERE = "restart elsewhere"
+    """Start again, not on the node that failed."""
+    ROLL_BACK = "roll back"
+    """Start again; the program is told to go back behind its newest state."""
+    ASK = "ask"
+    """A person has to change something outside of the program first."""
+    STOP = "stop"
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether the driver submits another attempt by itself."""
+        return self in (Action.RESTART, Action.ELSEWHERE, Action.ROLL_BACK)
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,8 @@ class StartRecord(Record):
     file_name: ClassVar[str] = "start-000.json"
     restart: int
     hosts: list[str]
+    done: int | None = None
+    """The furthest that the program's progress marks had come before this start; None without any."""
     time: float = field(default_factory=time.time)
 
 
@@ -174,11 +195,33 @@ class End(Record):
     """The first rank that failed."""
     exit_codes: dict[str, int] = field(default_factory=dict)
     """Exit code of every rank that left a record, by rank."""
+    state: str = ""
+    """Slurm's own word, such as NODE_FAIL; TIMEOUT on the local machine too; else empty."""
     time: float = field(default_factory=time.time)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         return cls(**{**values, "outcome": Outcome(values["outcome"])})
+
+
+@dataclass(frozen=True)
+class Judgement(Record):
+    """Why an attempt ended without success, and what the driver does about it."""
+
+    file_name: ClassVar[str] = "judgement.json"
+    cause: str
+    action: Action
+    advice: str = ""
+    """What a person does about it, where one has to."""
+    evidence: str = ""
+    """The line that told the cause."""
+    host: str = ""
+    """Where the first rank failed; empty when nobody knows."""
+    time: float = field(default_factory=time.time)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return cls(**{**values, "action": Action(values["action"])})
 
 
 @dataclass(frozen=True)
@@ -274,9 +317,14 @@ class Attempt:
         """Read which driver took the result first; None when none did."""
         return Acceptance.read(self.folder)
 
-    def starts(self) -> int:
-        """Count how often the job of this attempt started, requeues included."""
-        return sum(1 for _ in self.folder.glob("start-*.json"))
+    def judgement(self) -> Judgement | None:
+        """Read why it ended without success; None where no driver has said."""
+        return Judgement.read(self.folder)
+
+    def starts(self) -> list[StartRecord]:
+        """Read the starts of this attempt's job, requeues included, oldest first."""
+        records = (StartRecord.read(self.folder, path.name) for path in sorted(self.folder.glob("start-*.json")))
+        return [record for record in records if record is not None]
 
     def ranks(self) -> dict[int, RankRecord]:
         """Read how the ranks that have ended did so, by rank."""

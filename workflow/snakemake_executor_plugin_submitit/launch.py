@@ -16,7 +16,9 @@ from types import FrameType
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission
 
-from .journal import Attempt, End, JobKind, JobRecord, Outcome, RankRecord, StartRecord, replace, write_exclusively
+from .journal import Attempt, End, JobFolder, JobKind, JobRecord, Outcome, RankRecord, StartRecord, replace, write_exclusively
+from .progress import newest_mark, note, note_file
+from .watchdog import HangRule, Watchdog, save_stacks, stacks_file
 
 EX_TEMPFAIL = 75  # sysexits.h: a stage that stopped on request and wants to be started again
 _RESTART_COUNT = {"slurm": "SLURM_RESTART_COUNT", "local": "SUBMITIT_LOCAL_RESTART_COUNT"}
@@ -48,6 +50,12 @@ class StageTask:
     """How long a stage that was asked to stop may take."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables beyond those that the job inherits."""
+    hang: HangRule = field(default_factory=HangRule)
+    """When silence is a hang."""
+    idle_starts: int = 0
+    """Starts in a row without progress before the job refuses another; 0: any number."""
+    roll_back: bool = False
+    """The first start of this attempt goes back behind the newest state."""
 
     def __call__(self) -> int:
         """Run the command on this rank and return 0; raise StageFailed when it fails."""
@@ -60,8 +68,11 @@ class StageTask:
             return 0
         rank_file = f"rank-{place.global_rank}.json"
         (attempt.folder / rank_file).unlink(missing_ok=True)
+        (attempt.folder / note_file(place.global_rank)).unlink(missing_ok=True)  # of the start before a requeue
         if place.global_rank == 0:
-            replace(attempt.folder, StartRecord(restart, list(place.hostnames)), f"start-{restart:03d}.json")
+            start = StartRecord(restart, list(place.hostnames), furthest(attempt))
+            replace(attempt.folder, start, f"start-{restart:03d}.json")
+            self._refuse_idle_starts(attempt)
         code, stop = self._run(attempt, place, restart)
         record = RankRecord(place.global_rank, restart, code, socket.gethostname(), stop.requested)
         replace(attempt.folder, record, rank_file)
@@ -92,15 +103,43 @@ class StageTask:
             )
         stop = SoftStop(stage, self.grace_seconds)
         stop.listen()
-        code = stage.wait()
+        code = self._wait(stage, Watchdog(attempt.folder, self.hang), attempt, place)
         signal.setitimer(signal.ITIMER_REAL, 0)
         return (code if code >= 0 else 128 - code), stop
+
+    @staticmethod
+    def _wait(stage: subprocess.Popen[bytes], watchdog: Watchdog, attempt: Attempt, place: JobEnvironment) -> int:
+        """Wait for the program's end, or bring it about when it hangs."""
+        while True:
+            try:
+                return stage.wait(watchdog.poll_seconds)
+            except subprocess.TimeoutExpired:
+                hang = watchdog.hang()
+            if hang:
+                means = save_stacks(stage.pid, stacks_file(attempt.folder, place.global_rank))
+                note(attempt.folder, place.global_rank, "hang", f"{hang}; stacks saved by {means}")
+                _await_notes(attempt, place, 2 * (watchdog.poll_seconds or 0.0))
+                _signal_group(stage, signal.SIGKILL)
+                return stage.wait()
+
+    def _refuse_idle_starts(self, attempt: Attempt) -> None:
+        """Raise StageFailed when the job has started too often without progress: a storm that no driver may be watching."""
+        starts = attempt.starts()
+        idle = sum(start.done == starts[-1].done for start in starts[-self.idle_starts - 1 :]) - 1
+        if not self.idle_starts or idle < self.idle_starts:
+            return
+        cause = f"{idle} starts in a row without progress" + (f" at {starts[-1].done}" if starts[-1].done is not None else "")
+        note(attempt.folder, 0, "no progress", cause)
+        replace(attempt.folder, RankRecord(0, starts[-1].restart, 1, socket.gethostname()), "rank-0.json")
+        raise StageFailed(f"{cause}; see {attempt.rank_log(0)}")
 
     def _environment(self, place: JobEnvironment, restart: int) -> dict[str, str]:
         env = {**os.environ, **self.environment, **rendezvous(place, restart)}
         env.setdefault("OMP_NUM_THREADS", str(self.cpus_per_task))
         env["SUBMITIT_ATTEMPT"] = str(self.earlier_starts + restart + 1)
         env["SUBMITIT_ATTEMPT_FOLDER"] = self.attempt_folder
+        if self.roll_back and restart == 0:
+            env["SUBMITIT_ROLL_BACK"] = "1"
         return env
 
 
@@ -136,10 +175,31 @@ class SoftStop:
 
     def _send(self, number: signal.Signals) -> None:
         if self.stage.returncode is None:
-            try:
-                os.killpg(self.stage.pid, number)
-            except ProcessLookupError:
-                return  # it has just ended, and wait() is about to say so
+            _signal_group(self.stage, number)
+
+
+def _signal_group(stage: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(stage.pid, number)
+    except ProcessLookupError:
+        return  # it has just ended, and wait() is about to say so
+
+
+def _await_notes(attempt: Attempt, place: JobEnvironment, seconds: float) -> None:
+    """Wait until every rank has saved its stacks: the first that ends takes the others down."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if all((attempt.folder / note_file(rank)).exists() for rank in range(place.num_tasks)):
+            return
+        time.sleep(0.2)
+
+
+def furthest(attempt: Attempt) -> int | None:
+    """Return the furthest that the marks of the job's attempts have come, this one's earlier starts included."""
+    attempts = [item for item in JobFolder(attempt.folder.parents[1]).attempts() if item.number <= attempt.number]
+    marks = [mark.done for item in attempts if (mark := newest_mark(item.folder)) is not None]
+    before = [start.done for start in attempt.starts() if start.done is not None]
+    return max([*marks, *before], default=None)
 
 
 def rendezvous(place: JobEnvironment, restart: int) -> dict[str, str]:

@@ -19,15 +19,23 @@ def main() -> None:
     process_job(folder)
 
 
+def task_file(index: int) -> str:
+    """Name of the pickled task of an array's element."""
+    return f"task_{index}.pkl"
+
+
 def heal_submission(folder: Path, job_id: str) -> None:
     """Give the task's pickle its final name when the submitter died, or is slower than this rank.
 
-    The folder belongs to one attempt, so the only pickle without a job id is this job's. It gets a second name: a
-    submitter that lives still finds the first one, and its own renaming then changes nothing.
+    A folder belongs to one attempt, so the only pickle without a job id is this job's; an array's folder names each
+    task by its index. It gets a second name: a submitter that lives still finds the first one, and its own renaming then
+    changes nothing.
     """
     named = folder / f"{job_id}_submitted.pkl"
-    for draft in folder.glob("*.pkl"):
-        if "_" not in draft.stem and not named.exists():
+    index = os.environ.get("SLURM_ARRAY_TASK_ID")
+    drafts = [folder / task_file(int(index))] if index else [path for path in folder.glob("*.pkl") if "_" not in path.stem]
+    for draft in drafts:
+        if not named.exists():
             try:
                 os.link(draft, named)
             except (FileNotFoundError, FileExistsError):

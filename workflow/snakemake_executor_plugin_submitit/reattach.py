@@ -14,10 +14,9 @@ from .processes import ProcessName, is_alive, is_here
 from .slurm import SlurmUnavailable
 
 _FOREIGN_DRIVER_SECONDS = 300.0  # in which a driver on another machine submits, or is taken for dead
-_LOST_IN_A_ROW = 3  # attempts that vanished before the job is given up
 
 
-class Action(StrEnum):
+class Step(StrEnum):
     """What to do about a job."""
 
     CLAIM = "claim"
@@ -34,7 +33,7 @@ class Action(StrEnum):
 class Verdict:
     """What to do, and about which attempt."""
 
-    action: Action
+    step: Step
     attempt: Attempt | None = None
     number: int = 0
     """The attempt to claim."""
@@ -59,13 +58,13 @@ def examine(wanted: Wanted, backends: dict[JobKind, Backend]) -> Verdict:
     """Return what to do about a job. Closes attempts found dead; raises WorkflowError when it must not go on."""
     latest = wanted.folder.latest()
     if latest is None:
-        return Verdict(Action.CLAIM, number=1)
-    claim = Verdict(Action.CLAIM, number=latest.number + 1)
+        return Verdict(Step.CLAIM, number=1)
+    claim = Verdict(Step.CLAIM, number=latest.number + 1)
     end = latest.end()
     job = latest.job()
     if end is None and job is None:
         if not _submitter_is_gone(latest, wanted.driver, backends):
-            return Verdict(Action.WAIT, latest)
+            return Verdict(Step.WAIT, latest)
         job = _take_over(latest)
     if end is None and job is not None:
         end = (
@@ -75,28 +74,12 @@ def examine(wanted: Wanted, backends: dict[JobKind, Backend]) -> Verdict:
         )
         if end is None:
             _refuse_changed_command(wanted, latest, job)
-            return Verdict(Action.ADOPT, latest)
+            return Verdict(Step.ADOPT, latest)
         latest.finish(end)
         end = latest.end()
     if end is None or end.outcome is not Outcome.SUCCESS or not _is_acceptable(wanted, latest, end):
         return claim
-    return Verdict(Action.ACCEPT, latest)
-
-
-def lost_in_a_row(folder: JobFolder) -> int:
-    """Count the newest attempts that all vanished without a word."""
-    count = 0
-    for attempt in reversed(folder.attempts()):
-        end = attempt.end()
-        if end is None or end.outcome is not Outcome.LOST:
-            break
-        count += 1
-    return count
-
-
-def may_retry_lost(folder: JobFolder) -> bool:
-    """Say whether a job whose last attempt vanished deserves another."""
-    return lost_in_a_row(folder) < _LOST_IN_A_ROW
+    return Verdict(Step.ACCEPT, latest)
 
 
 def _submitter_is_gone(attempt: Attempt, driver: ProcessName, backends: dict[JobKind, Backend]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -40,14 +40,7 @@ def read_request(rule: str, resources: Mapping[str, object], threads: int) -> Re
     """Read what `rule` asks for; raise a WorkflowError that names the resource that makes no sense."""
 
     def number(name: str) -> int:
-        value = resources.get(name)
-        try:
-            result = int(str(value)) if value is not None else 0
-        except ValueError:
-            result = -1
-        if result < 0:
-            raise WorkflowError(f"rule {rule}: resource {name}={value!r} is not a whole number, 0 or more; give one")
-        return result
+        return _number(rule, resources, name, 0)
 
     nodes = number("nodes") or 1
     tasks = number("tasks")
@@ -67,15 +60,36 @@ def read_request(rule: str, resources: Mapping[str, object], threads: int) -> Re
     )
 
 
+def hang_seconds(rule: str, resources: Mapping[str, object], default: int) -> int:
+    """Return the silence in seconds that is a hang for `rule`; 0: none is."""
+    return _number(rule, resources, "hang_seconds", default)
+
+
+def _number(rule: str, resources: Mapping[str, object], name: str, default: int) -> int:
+    value = resources.get(name)
+    try:
+        result = int(str(value)) if value is not None else default
+    except ValueError:
+        result = -1
+    if result < 0:
+        raise WorkflowError(f"rule {rule}: resource {name}={value!r} is not a whole number, 0 or more; give one")
+    return result
+
+
 def setup_lines(resources: Mapping[str, object]) -> list[str]:
     """Return the lines of the `slurm_setup` resource, which run before the ranks start."""
     return [line.strip() for line in str(resources.get("slurm_setup") or "").split(";") if line.strip()]
 
 
 def slurm_parameters(
-    rule: str, request: Request, resources: Mapping[str, object], comment: str, signal_delay_seconds: int
+    rule: str,
+    request: Request,
+    resources: Mapping[str, object],
+    comment: str,
+    signal_delay_seconds: int,
+    bad_nodes: Sequence[str] = (),
 ) -> dict[str, object]:
-    """Return submitit's parameters for `request` on Slurm; `comment` is what finds the job of a dead submitter."""
+    """Return submitit's parameters for `request` on Slurm, without `bad_nodes`; `comment` finds a dead submitter's job."""
     parameters: dict[str, object] = {
         "job_name": rule,
         "nodes": request.nodes,
@@ -96,6 +110,8 @@ def slurm_parameters(
     for name in (*_PASSED_ON, *_PASSED_ON_AS):
         if resources.get(name) not in (None, ""):
             parameters[_PASSED_ON_AS.get(name, name)] = resources[name]
+    if bad_nodes:
+        parameters["exclude"] = ",".join(filter(None, [str(parameters.get("exclude", "")), *bad_nodes]))
     parameters["additional_parameters"] = {"requeue": True, **_extra_flags(rule, resources)}
     return parameters
 

@@ -4,7 +4,7 @@
 
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -60,6 +60,18 @@ class ExecutorSettings(ExecutorSettingsBase):
     )
     queue_poll_seconds: float = _flag(30.0, "Seconds between questions to Slurm about jobs that gave no sign.")
     signal_delay_seconds: int = _flag(120, "Seconds before the time limit at which a job is asked to stop softly.")
+    array_size: int = _flag(1000, "Most equal jobs that are submitted to Slurm as one array (1: no arrays).")
+    policy: str = _flag(
+        "", "module:function that judges an ended attempt (Evidence → Judgement or None) before the built-in table."
+    )
+    idle_attempts: int = _flag(3, "Attempts in a row without progress after which a job is given up instead of started again.")
+    idle_starts: int = _flag(20, "Starts in a row without progress after which a requeued job refuses to start (0: never).")
+    hang_seconds: int = _flag(
+        1800, "Silence of a program that marks its progress which is taken for a hang (0: none is; resource: hang_seconds)."
+    )
+    hang_multiple: float = _flag(10.0, "A hang is also longer than this many of the program's usual pauses between marks.")
+    bad_nodes: str = _flag(".submitit/nodes", "Folder that remembers nodes which failed a job (resource: bad_nodes).")
+    bad_node_hours: float = _flag(24.0, "Hours for which a node that failed a job is excluded (0: never exclude).")
     local_cores: int = _flag(0, "Cores that local jobs may use together (0: those this process may run on).")
     local_mem_mb: int = _flag(0, "Memory in MB that local jobs may use together (0: the machine's).")
 
@@ -84,9 +96,13 @@ def checked(settings: ExecutorSettings) -> ExecutorSettings:
         if value not in [str(choice) for choice in choices]:
             allowed = ", ".join(choices)
             problems.append(f"--submitit-{name.replace('_', '-')}={value}: use one of {allowed}")
-    for name in ("end_poll_seconds", "queue_poll_seconds", "signal_delay_seconds", "local_cores", "local_mem_mb"):
-        if getattr(settings, name) < 0:
-            problems.append(f"--submitit-{name.replace('_', '-')}={getattr(settings, name)}: must not be negative")
+    for item in fields(ExecutorSettings):
+        value = getattr(settings, item.name)
+        if isinstance(value, int | float) and value < 0:
+            problems.append(f"--submitit-{item.name.replace('_', '-')}={value}: must not be negative")
+    for name in ("idle_attempts", "array_size"):
+        if getattr(settings, name) < 1:
+            problems.append(f"--submitit-{name.replace('_', '-')}={getattr(settings, name)}: must be at least 1")
     if problems:
         raise WorkflowError("submitit executor: " + "; ".join(problems))
     return settings

@@ -9,14 +9,19 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import submitit
 
+from .rank import task_file
+
 _COMMAND_SECONDS = 60
+_SUBMITIT_MINUTES = 5  # what submitit assumes of a job without a time limit; its countdown is switched off here
+_DEFAULT_ARRAY_SIZE = 1001  # Slurm's own
+SETTLED_SECONDS = 2.0  # in which a listing of the queue serves for many jobs that are looked at one after the other
 _LONGEST_BACKOFF_SECONDS = 600.0
 _UNKNOWN_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
@@ -117,17 +122,21 @@ class Slurm:
         self.poll_seconds = poll_seconds
         self._failures = 0
         self._asked = float("-inf")
+        self._listings: dict[str, tuple[float, dict[str, SlurmState]]] = {}
 
     def due(self, interval: float) -> bool:
         """Say whether `interval` seconds, or more while Slurm doesn't answer, have passed since the last question."""
         backoff = self.poll_seconds * 2**self._failures if self._failures else 0.0
         return time.monotonic() - self._asked >= max(interval, min(_LONGEST_BACKOFF_SECONDS, backoff))
 
-    def states(self, job_ids: Iterable[str]) -> dict[str, SlurmState]:
-        """Return the state of every job; raise SlurmUnavailable when Slurm doesn't answer."""
+    def states(self, job_ids: Iterable[str], max_age: float = 0.0) -> dict[str, SlurmState]:
+        """Return the state of every job; raise SlurmUnavailable when Slurm doesn't answer.
+
+        A listing of the queue that is younger than `max_age` seconds does.
+        """
         wanted = list(job_ids)
         try:
-            queue = parse_squeue(self._squeue())
+            queue = self._queue(getpass.getuser(), max_age)
         except SlurmUnavailable:
             self._failures += 1
             raise
@@ -140,20 +149,38 @@ class Slurm:
             found.update(self._history(missing))
         return found
 
-    def find_comment(self, comment: str, user: str) -> str | None:
-        """Return the id of the user's job with this comment, finished ones included as long as Slurm remembers them."""
-        jobs = parse_squeue(self._squeue(user))
-        return next((job_id for job_id, state in jobs.items() if state.comment == comment), None)
+    def find_comment(self, comment: str, user: str, index: int | None = None) -> str | None:
+        """Return the id of the user's job with this comment, finished ones included as long as Slurm remembers them.
+
+        `index` picks an element of an array, all of which carry the same comment.
+        """
+        end = "" if index is None else f"_{index}"
+        jobs = self._queue(user, SETTLED_SECONDS)
+        return next((job_id for job_id, state in jobs.items() if state.comment == comment and job_id.endswith(end)), None)
+
+    def array_limit(self) -> int:
+        """Return how many elements an array may have; Slurm's default where it doesn't say."""
+        try:
+            found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]).stdout, re.MULTILINE)
+        except SlurmUnavailable:
+            found = None
+        return int(found[1]) if found else _DEFAULT_ARRAY_SIZE
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job; one that has ended stays as it is."""
         _ask(["scancel", "--quiet", job_id])
 
-    def _squeue(self, user: str = "") -> str:
-        answer = _ask(["squeue", "-h", "--states=all", "-u", user or getpass.getuser(), "-o", "%i|%T|%r|%k"])
-        if answer.returncode != 0:
-            raise SlurmUnavailable(answer.stderr.strip())
-        return answer.stdout
+    def _queue(self, user: str, max_age: float) -> dict[str, SlurmState]:
+        """Return the user's jobs by id, from a listing that is not older than `max_age` seconds."""
+        listed, queue = self._listings.get(user, (float("-inf"), {}))
+        if time.monotonic() - listed > max_age:
+            listed = time.monotonic()
+            answer = _ask(["squeue", "-h", "--array", "--states=all", "-u", user, "-o", "%i|%T|%r|%k"])
+            if answer.returncode != 0:
+                raise SlurmUnavailable(answer.stderr.strip())
+            queue = parse_squeue(answer.stdout)
+            self._listings[user] = (listed, queue)
+        return queue
 
     def _history(self, job_ids: list[str]) -> dict[str, SlurmState]:
         """Ask about jobs that squeue doesn't list: sacct where there is accounting, else scontrol."""
@@ -192,6 +219,20 @@ class AttemptSlurmExecutor(submitit.SlurmExecutor):
     @property
     def _submitit_command_str(self) -> str:
         return f"{self.python} -u -m {__package__}.rank {shlex.quote(str(self.folder))}"
+
+    def submit_elements(self, tasks: Sequence[Callable[[], int]]) -> list[str]:
+        """Submit `tasks` as one array whose element I is task I; return the jobs' ids.
+
+        A rank finds its task by the element's index, so nothing is left to do after sbatch.
+        """
+        for index, task in enumerate(tasks):
+            submission = submitit.core.utils.DelayedSubmission(task)
+            submission.set_timeout(int(self.parameters.get("time") or _SUBMITIT_MINUTES), self.max_num_timeout)
+            submission.dump(self.folder / task_file(index))
+        self.parameters.update(map_count=len(tasks), array_parallelism=len(tasks))
+        with _outside_of_jobs():
+            first = self._submit_command(self._submitit_command_str)
+        return [f"{first.job_id}_{index}" for index in range(len(tasks))]
 
     def _internal_process_submissions(
         self, delayed_submissions: list[submitit.core.utils.DelayedSubmission]

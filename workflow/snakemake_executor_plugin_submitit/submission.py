@@ -4,30 +4,81 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snakemake_interface_common.exceptions import WorkflowError
+from submitit.core.utils import FailedJobError
 
+from .arrays import leave_array, submit_array
 from .backend import Submission, comment_of, submit_local, submit_slurm
-from .journal import Attempt, Intent, JobFolder, JobKind, JobRecord
+from .journal import Action, Attempt, Intent, JobFolder, JobKind, JobRecord
 from .launch import StageTask
 from .launcher import Identity, Launcher, choose_launcher, direct_command, identify
+from .nodes import BadNodes
 from .processes import ProcessName, is_alive, name_of
 from .reattach import Wanted
-from .resources import Request, read_request, setup_lines, slurm_parameters
+from .resources import Request, hang_seconds, read_request, setup_lines, slurm_parameters
 from .settings import ExecutorSettings, LauncherChoice
+from .slurm import SlurmUnavailable
+from .watchdog import HangRule
 
 if TYPE_CHECKING:
     from snakemake.jobs import AbstractJob
     from snakemake.workflow import Workflow
 
+_SILENT = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|Connection refused|Connection timed out|temporarily unable|"
+    r"Transport endpoint|Zero Bytes were transmitted|Communication connection failure",
+    re.IGNORECASE,
+)  # sbatch's words for a controller that doesn't answer; the job may have been taken all the same
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 5.0, 300.0
 _MARGIN_SECONDS = 10.0  # of the signal's delay, kept for recording and requeueing
+
+
+@dataclass
+class Guard:
+    """Counts a job's attempts in a row that brought nothing new while this driver watched."""
+
+    furthest: int | None = None
+    idle: int = 0
+
+    def allows(self, furthest: int | None, idle_attempts: int) -> bool:
+        """Note that an attempt has ended, the progress marks having come so far; say whether another is worth it."""
+        advanced = furthest is not None and (self.furthest is None or furthest > self.furthest)
+        self.furthest = furthest if advanced else self.furthest
+        self.idle = 0 if advanced else self.idle + 1
+        return self.idle < idle_attempts
+
+
+@dataclass
+class Retry:
+    """When to try a submission again that Slurm didn't answer; twice as long after every failure."""
+
+    due: float = 0.0
+    """Monotonic clock; 0: no submission is open."""
+    wait_seconds: float = _FIRST_RETRY_SECONDS
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody knows if the submission was taken."""
+        return self.due > 0
+
+    def postpone(self) -> None:
+        """Try later."""
+        self.due = time.monotonic() + self.wait_seconds
+        self.wait_seconds = min(_LAST_RETRY_SECONDS, 2 * self.wait_seconds)
+
+    def close(self) -> None:
+        """It was taken, or is refused."""
+        self.due, self.wait_seconds = 0.0, _FIRST_RETRY_SECONDS
 
 
 @dataclass(eq=False)
@@ -46,6 +97,8 @@ class Tracked:
     """It waits for this machine's cores."""
     controller: ProcessName | None = None
     """The local controller that this driver started, if it lived long enough to be seen."""
+    guard: Guard = field(default_factory=Guard)
+    retry: Retry = field(default_factory=Retry)
     _record: tuple[Attempt, JobRecord] | None = field(default=None, repr=False)
 
     @property
@@ -134,16 +187,12 @@ class Submitter:
         """Submit the claimed attempt; `devices` are the GPUs that the local queue gave it."""
         attempt, job, request = tracked.attempt, tracked.job, tracked.request
         assert attempt is not None
-        if tracked.launcher is Launcher.DIRECT:
-            # Removes old outputs and makes folders; a nested Snakemake does that itself.
-            self.workflow.async_run(job.prepare())
-            self.link_log(tracked)
+        self._prepare(tracked)
         task = self._task(tracked, attempt)
         delay = self.settings.signal_delay_seconds
         if self.kind is JobKind.SLURM:
-            submit_slurm(
-                attempt, Submission(task, slurm_parameters(job.name, request, job.resources, comment_of(tracked.uid), delay))
-            )
+            leave_array(attempt)
+            self._submit_slurm(tracked, task, self._excluded(tracked))
             return
         pid = submit_local(
             attempt,
@@ -160,6 +209,49 @@ class Submitter:
         )
         tracked.controller = name_of(pid)
 
+    def array_key(self, tracked: Tracked) -> str:
+        """Return what jobs must have in common to be elements of one array."""
+        return repr(sorted(self._parameters(tracked, "", self._excluded(tracked)).items(), key=str))
+
+    def submit_array(self, members: Sequence[Tracked]) -> None:
+        """Submit claimed attempts with the same `array_key` as one Slurm array."""
+        uid, attempts, tasks = uuid.uuid4().hex, [], []
+        for tracked in members:
+            assert tracked.attempt is not None
+            self._prepare(tracked)
+            attempts.append(tracked.attempt)
+            tasks.append(self._task(tracked, tracked.attempt))
+        parameters = self._parameters(members[0], uid, self._excluded(members[0]))
+        try:
+            submit_array(attempts, tasks, uid, parameters)
+        except FailedJobError as error:
+            raise _told(error) from error
+
+    def _prepare(self, tracked: Tracked) -> None:
+        if tracked.launcher is Launcher.DIRECT:
+            # Removes old outputs and makes folders; a nested Snakemake does that itself.
+            self.workflow.async_run(tracked.job.prepare())
+            self.link_log(tracked)
+
+    def _excluded(self, tracked: Tracked) -> list[str]:
+        return [record.node for record in self.bad_nodes(tracked).all()]
+
+    def _parameters(self, tracked: Tracked, uid: str, bad_nodes: Sequence[str]) -> dict[str, object]:
+        job, delay = tracked.job, self.settings.signal_delay_seconds
+        return slurm_parameters(job.name, tracked.request, job.resources, comment_of(uid), delay, bad_nodes)
+
+    def _submit_slurm(self, tracked: Tracked, task: StageTask, bad_nodes: Sequence[str]) -> None:
+        assert tracked.attempt is not None
+        job = tracked.job
+        try:
+            submit_slurm(tracked.attempt, Submission(task, self._parameters(tracked, tracked.uid, bad_nodes)))
+        except FailedJobError as error:
+            if not bad_nodes or isinstance(_told(error), SlurmUnavailable):
+                raise _told(error) from error
+            # Too few nodes are left: a bad one may do, no node cannot.
+            print(f"rule {job.name}: not submitted without {', '.join(bad_nodes)} ({error}); using them", file=sys.stderr)
+            self._submit_slurm(tracked, task, ())
+
     def link_log(self, tracked: Tracked) -> None:
         """Make the rule's first log file a link to rank 0's log; a nested Snakemake writes that file itself."""
         if tracked.attempt is None or tracked.launcher is Launcher.NESTED or not tracked.job.log:
@@ -169,6 +261,10 @@ class Submitter:
         draft = log.with_name(f".{log.name}.{uuid.uuid4().hex[:8]}")
         draft.symlink_to(tracked.attempt.rank_log(0))
         os.replace(draft, log)
+
+    def bad_nodes(self, tracked: Tracked) -> BadNodes:
+        """Return the memory of nodes that the job must not use."""
+        return BadNodes(Path.cwd() / str(tracked.job.resources.get("bad_nodes") or self.settings.bad_nodes))
 
     def wait_file(self, job: AbstractJob) -> Path:
         """Return where to list the files that a nested Snakemake has to wait for."""
@@ -186,11 +282,26 @@ class Submitter:
             shell=shell,
             workdir=str(Path.cwd()),
             attempt_folder=str(attempt.folder),
-            earlier_starts=sum(item.starts() for item in tracked.folder.attempts() if item.number < attempt.number),
+            earlier_starts=sum(len(item.starts()) for item in tracked.folder.attempts() if item.number < attempt.number),
             cpus_per_task=tracked.request.cpus_per_task,
             grace_seconds=max(delay / 2, delay - _MARGIN_SECONDS),
             environment=_environment(job),
+            hang=HangRule(hang_seconds(job.name, job.resources, self.settings.hang_seconds), self.settings.hang_multiple),
+            idle_starts=self.settings.idle_starts,
+            roll_back=_rolls_back(tracked.folder, attempt),
         )
+
+
+def _told(error: FailedJobError) -> Exception:
+    """Return what sbatch's failure means: a controller that doesn't answer is another matter than a refusal."""
+    return SlurmUnavailable(str(error).strip().splitlines()[-1]) if _SILENT.search(str(error)) else error
+
+
+def _rolls_back(folder: JobFolder, attempt: Attempt) -> bool:
+    """Whether the judgement of the attempt before, by whichever driver, was to go back behind the newest state."""
+    before = [item for item in folder.attempts() if item.number < attempt.number]
+    judgement = before[-1].judgement() if before else None
+    return judgement is not None and judgement.action is Action.ROLL_BACK
 
 
 def _environment(job: AbstractJob) -> dict[str, str]:

@@ -4,16 +4,19 @@ Every rank of a job comes through `execute`. Rank 0 decides (compute, or adopt w
 others by a file in the artifact's folder, since they have no process group yet.
 """
 
+import contextlib
+import faulthandler
 import importlib.metadata
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -62,22 +65,40 @@ class Order:
 
 def execute(order: Order, run: RunStage) -> int:
     """Make the artifact `order.manifest` belongs to. Returns the exit code: 0 done, 75 stopped, 1 failed."""
-    rank, attempt_folder = int(os.environ.get("RANK", "0")), os.environ.get("SUBMITIT_ATTEMPT_FOLDER")
-    cause, code = "", 0
-    try:
-        code = _execute(order, run, rank, Path(attempt_folder) if attempt_folder else None)
-    except Stopped as stopped:
-        print(f"stopped: {stopped}; the next start continues from here", file=sys.stderr, flush=True)
-        code = STOPPED
-    except (StageError, ManifestError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        cause, code = str(error), 1
-    except Exception as error:  # the boundary of the process: every failure must leave its cause behind
-        traceback.print_exc()
-        cause, code = f"{type(error).__name__}: {error}", 1
-    if cause and attempt_folder:
-        write_json(Path(attempt_folder) / f"exit-{rank}.json", {"schema_version": 1, "cause": cause, "time": time.time()})
-    return code
+    rank, attempt = int(os.environ.get("RANK", "0")), os.environ.get("SUBMITIT_ATTEMPT_FOLDER")
+    attempt_folder = Path(attempt) if attempt else None
+    with _stacks_on_request(attempt_folder / f"stacks-{rank}.txt" if attempt_folder else None):
+        try:
+            return _execute(order, run, rank, attempt_folder)
+        except Stopped as stopped:
+            print(f"stopped: {stopped}; the next start continues from here", file=sys.stderr, flush=True)
+            return STOPPED
+        except (StageError, ManifestError) as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            kind, cause = getattr(error, "kind", StageError.kind), str(error)
+        except Exception as error:  # the boundary of the process: every failure must leave its cause behind
+            traceback.print_exc()
+            kind, cause = "exception", f"{type(error).__name__}: {error}"
+    if attempt_folder:
+        note = {"schema_version": 1, "kind": kind, "cause": cause, "time": time.time()}
+        write_json(attempt_folder / f"exit-{rank}.json", note)
+    return 1
+
+
+@contextlib.contextmanager
+def _stacks_on_request(path: Path | None) -> Iterator[None]:
+    """Have SIGUSR1 write every thread's stack to `path`: the executor asks for it before it ends a hang."""
+    if path is None:
+        yield
+        return
+    with path.open("a") as file:
+        faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+            if not path.stat().st_size:
+                path.unlink()
 
 
 def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None) -> int:
@@ -95,6 +116,7 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         attempt=int(os.environ.get("SUBMITIT_ATTEMPT") or 1 + len(list((folder / "tracking").glob("*.jsonl")))),
+        roll_back=os.environ.get("SUBMITIT_ROLL_BACK") == "1",
         site=site,
         heartbeat=Heartbeat(attempt_folder, site.heartbeat_seconds),
     )

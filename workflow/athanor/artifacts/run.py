@@ -23,6 +23,8 @@ STOPPED = 75  # EX_TEMPFAIL: the stage saved what it had and wants to be started
 class StageError(Exception):
     """Something the user can mend: what is wrong, its value, the way out."""
 
+    kind = "refused"  # for the executor's policy, see athanor.cluster.policy
+
 
 class Stopped(Exception):
     """The stage was asked to stop, has saved, and continues at the next start."""
@@ -100,6 +102,7 @@ class StageRun:
     rank: int = 0
     world_size: int = 1
     attempt: int = 1
+    roll_back: bool = False  # the executor asks to go on from before the newest saved state
     site: Site | None = None
     spool: Spool | NullSpool = field(default_factory=NullSpool)
     heartbeat: Heartbeat = field(default_factory=lambda: Heartbeat(None, 1.0))

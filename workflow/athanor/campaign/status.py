@@ -15,7 +15,7 @@ from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, failures_of, latest_attempt, progress_of, state_of
 from athanor.campaign.watch import describe, duration
 from athanor.recipe.lifecycle import Artifact
-from snakemake_executor_plugin_submitit.journal import Attempt, StartRecord
+from snakemake_executor_plugin_submitit.journal import Attempt
 
 LOOK_SECONDS = 2.0
 SHOWN = (State.RUNNING, State.QUEUED, State.FAILED)
@@ -63,7 +63,7 @@ def row_of(campaign: Campaign, artifact: Artifact, state: State) -> Row:
     path = latest_attempt(folder)
     assert path is not None, f"{folder} is {state} without an attempt"
     attempt = Attempt(path)
-    job, starts = attempt.job(), _starts(attempt)
+    job, starts = attempt.job(), attempt.starts()
     began = starts[-1].time if starts else job.time if job else path.stat().st_mtime
     return Row(
         artifact.name,
@@ -74,11 +74,6 @@ def row_of(campaign: Campaign, artifact: Artifact, state: State) -> Row:
         duration(max(0.0, time.time() - began)),
         _says(campaign, artifact, state),
     )
-
-
-def _starts(attempt: Attempt) -> list[StartRecord]:
-    records = (StartRecord.read(attempt.folder, path.name) for path in sorted(attempt.folder.glob("start-*.json")))
-    return [record for record in records if record is not None]
 
 
 def _says(campaign: Campaign, artifact: Artifact, state: State) -> str:

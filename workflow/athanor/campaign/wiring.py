@@ -17,6 +17,8 @@ from athanor.recipe.site import DEFAULT_SITE, StageResources
 
 TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest comes with the next start
 _MB = 10**6
+BAD_NODES = "bad-nodes"  # below the store: a node that failed one campaign's job is excluded from all
+MARKS_EVERY_STEP = ("pretrain",)  # other stages may be silent for long, such as while a tokenizer is trained
 
 
 class Wiring:
@@ -109,10 +111,12 @@ class Wiring:
             "constraint": wanted.constraint,
             "slurm_extra": wanted.extra,
             "slurm_setup": "; ".join(setup),
+            "bad_nodes": str(self._store / BAD_NODES),
         }
         asked = {name: value for name, value in asked.items() if value}
         return {
             **asked,
+            "hang_seconds": 60 * site.hang_minutes if stage in MARKS_EVERY_STEP else 0,
             "journal": lambda wildcards: f"{self._store}/{stage}/{wildcards.fingerprint}",
             "journal_spec": lambda wildcards: f"{stage}/{wildcards.fingerprint}",
         }

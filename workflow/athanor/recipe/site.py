@@ -35,6 +35,9 @@ class Site:
     download_cache: str = key("", "folder of downloaded packages; empty is STORE/downloads")
     ranks_per_node: int = key(8, "training ranks a node", low=1, high=256)
     heartbeat_seconds: int = key(10, "seconds between two progress marks of a stage", unit=Unit.SECONDS, low=1)
+    hang_minutes: int = key(
+        30, "silence of a training stage that is a hang: stacks saved, job restarted; 0 never", unit=Unit.MINUTES, low=0
+    )
     setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
     environment: dict[str, str] = key({}, "environment variables of every job")
     resources: dict[str, StageResources] = key({}, "by stage (fetch, tokenize, pretrain …) and `default`")

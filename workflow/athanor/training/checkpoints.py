@@ -92,10 +92,24 @@ def save(folder: Path, write: Callable[[Path], None], position: Position, layout
     dist.barrier()
 
 
+def set_newest_aside(folder: Path) -> None:
+    """Quarantine the newest checkpoint below the artifact's `folder`, whole or not: training went wrong behind it."""
+    newest = next(iter(_newest_first(folder)), None)
+    dist.barrier()  # every rank has looked before rank 0 moves it
+    if newest is not None and dist.get_rank() == 0:
+        moved = _quarantine(newest, folder / QUARANTINED)
+        print(f"rolling back: checkpoint {newest.name} moved to {moved}, going on from the one before", flush=True)
+    dist.barrier()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    saves = [folder / FINAL, *sorted((folder / SAVES).glob("step-*"), reverse=True)]
+    return [path for path in saves if path.is_dir()]
+
+
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint below the artifact's `folder` that verifies; damaged newer ones are quarantined."""
-    saves = [folder / FINAL, *sorted((folder / SAVES).glob("step-*"), reverse=True)]
-    for save_folder in [path for path in saves if path.is_dir()]:
+    for save_folder in _newest_first(folder):
         wrong = damage(save_folder)
         if not wrong:
             return save_folder

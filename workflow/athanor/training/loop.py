@@ -91,6 +91,8 @@ class _Run:
 
     def _resume(self) -> Position:
         """Load the newest whole checkpoint of this milestone, or else the start. Returns where training continues."""
+        if self.stage.roll_back:
+            checkpoints.set_newest_aside(self.stage.folder)
         newest = checkpoints.newest_whole(self.stage.folder)
         if newest is None and (wrong := checkpoints.damage(self.task.start)):
             raise StageError(f"{self.task.start} is damaged ({wrong[0]}); delete its manifest and make it again")

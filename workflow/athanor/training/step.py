@@ -16,6 +16,12 @@ from athanor.training.objective import Objective
 from athanor.training.optimizer import Learner
 
 
+class NonFiniteError(StageError):
+    """The loss or the gradient is no number any more."""
+
+    kind = "non-finite loss"
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What all ranks know after a step."""
@@ -31,7 +37,7 @@ def train_step(
 ) -> StepResult:
     """Update the weights on this rank's micro-batches of step number `step`.
 
-    Raises StageError, on all ranks and before the weights are touched, when the loss is not finite; and when the
+    Raises NonFiniteError, on all ranks and before the weights are touched, when the loss is not finite; and when the
     gradient norm is not.
     """
     learner.model.zero_grad_buffer()
@@ -41,12 +47,12 @@ def train_step(
     aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
     loss_sum, tokens, stops, aux_sum = _sum_over_ranks([sums[0], sums[1], float(stop), aux], learner.layout.device)
     if not math.isfinite(loss_sum):
-        raise StageError(_not_finite(f"the loss of step {step} is {loss_sum}", sums[0], learner.layout.device))
+        raise NonFiniteError(_not_finite(f"the loss of step {step} is {loss_sum}", sums[0], learner.layout.device))
     learner.set_rates(lr)
     _, grad_norm, _ = learner.optimizer.step()
     norm = float(grad_norm or 0.0)
     if not math.isfinite(norm):
-        raise StageError(_not_finite(f"the gradient norm of step {step} is {norm}", norm, learner.layout.device))
+        raise NonFiniteError(_not_finite(f"the gradient norm of step {step} is {norm}", norm, learner.layout.device))
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
     return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0)
 
