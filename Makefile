@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= tiny
 SITE ?= laptop
+CLUSTER ?= /tmp/test-cluster
 CONFIG = --config recipe=$(RECIPE) site=$(SITE)
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
@@ -65,8 +66,8 @@ lint: install-dev ## ruff, mypy, import-linter, snakefmt, snakemake --lint
 lock: ## resolve the environments anew (needs uv)
 	sh envs/lock.sh
 
-cluster: install-dev ## a throw-away Slurm in ./cluster to try the product on (needs slurmctld, slurmd, munge)
-	$(BIN)/python -m tests.cluster start cluster
+cluster: install-dev ## a throw-away Slurm to try the product on, and to break: docs/cluster.md (CLUSTER=FOLDER)
+	@$(BIN)/python -m tests.cluster start $(CLUSTER)
 
 clean: ## remove the virtual environment and Snakemake's own state; never the store
 	rm -rf $(VENV) .snakemake

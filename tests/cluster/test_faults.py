@@ -1,0 +1,428 @@
+"""Every fault by its real effect: what Slurm says about jobs and nodes, and what becomes of the processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, Checkout, kill, wait_until
+from . import processes
+from .configuration import ClusterError
+from .faults import (
+    KINDS,
+    AccountingDown,
+    Cancel,
+    ControllerKill,
+    ControllerStop,
+    Failing,
+    FullDisk,
+    Hang,
+    KillRank,
+    NodeDeath,
+    OutOfMemory,
+    Preempt,
+    Requeue,
+    Slow,
+    Walltime,
+    inflicted,
+)
+from .faults.table import markdown
+from .fixtures import as_login_node, temporary_cluster
+from .slurm import SlurmCluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def breakable() -> Iterator[SlurmCluster]:
+    """A cluster that the tests of this module break and repair."""
+    with temporary_cluster(memory_limits=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(breakable: SlurmCluster) -> Iterator[SlurmCluster]:
+    """The same, without jobs when a test is over."""
+    yield breakable
+    forget_jobs(breakable)
+
+
+def forget_jobs(cluster: SlurmCluster) -> None:
+    cluster.ask("scancel", "--quiet", "--user=root")
+    wait_until(lambda: not cluster.order("squeue", "-h").strip(), "the end of all jobs")
+
+
+def submit(cluster: SlurmCluster, script: str, *options: str) -> str:
+    """Submit a shell script; return the job's id."""
+    usual = ["--parsable", "--output=/dev/null", "--chdir=/", "--time=30"]
+    return cluster.order("sbatch", *usual, *options, f"--wrap={script}").strip()
+
+
+def run(cluster: SlurmCluster, script: str = "sleep 600", *options: str) -> str:
+    """Submit a shell script and wait until it runs."""
+    job = submit(cluster, script, *options)
+    wait_for_state(cluster, job, "RUNNING")
+    return job
+
+
+def wait_for_state(cluster: SlurmCluster, job: str, *states: str) -> None:
+    wait_until(lambda: cluster.job_states().get(job) in states, f"job {job} {' or '.join(states)}")
+
+
+def shown(cluster: SlurmCluster, job: str, name: str) -> str:
+    """Return one value of `scontrol show job`."""
+    found = re.search(rf"\b{name}=(\S+)", cluster.ask("scontrol", "show", "job", job))
+    return found.group(1) if found else ""
+
+
+def as_driver(cluster: SlurmCluster, *command: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command as drivers do, through the cluster's wrappers."""
+    environment = {**os.environ, **cluster.environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """Jobs whose end Slurm takes half a minute or more to bring about: begun with the first test, looked at by the last."""
+
+    cluster: SlurmCluster
+    folder: Path
+    on_dead_node: str
+    preempted: str
+    at_limit: str
+    left: list[int]
+    """Processes of the dead node after its death."""
+
+    def said(self, name: str) -> list[str]:
+        """Return what a job has said."""
+        file = self.folder / name
+        return file.read_text().split() if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doomed]:
+    """Jobs on a cluster of their own: on a node that dies, preempted, and at its time limit."""
+    folder = tmp_path_factory.mktemp("doomed")
+    # The second process has left everything by which it could be found, but its node.
+    deserter = "setsid env -i sleep 600 </dev/null >/dev/null 2>&1 & "
+    listen = "trap 'echo asked >> {0}' USR2; trap 'echo ended >> {0}; exit 1' TERM; "
+    wait = f"{listen}echo started >> {{0}}; while :; do sleep 0.1; done"
+    signal = "--signal=B:USR2@60"
+    with temporary_cluster(nodes=("node1", "node2", "node3")) as cluster:
+        jobs = [
+            submit(cluster, f"{deserter} sleep 600", "--nodelist=node2"),
+            submit(cluster, wait.format(folder / "preempted"), "--nodelist=node3", "--partition=preempt", signal),
+            submit(cluster, wait.format(folder / "at-limit"), "--nodelist=node1", signal),
+        ]
+        doomed = Doomed(cluster, folder, *jobs, left=[])
+        wait_until(lambda: doomed.said("preempted") and doomed.said("at-limit"), "the start of the jobs")
+        found = partial(processes.of_node, cluster.layout, "node2")
+        wait_until(lambda: len(found()) >= 5, "slurmd, slurmstepd, the script and both its sleeps")
+        for fault in (Walltime(cluster, jobs[2]), Preempt(cluster, jobs[1], seconds=1.0), NodeDeath(cluster, "node2")):
+            fault.inflict()
+        doomed.left.extend(found())
+        yield doomed
+
+
+def test_node_death_takes_every_process_of_the_node_at_once_and_no_other(doomed: Doomed) -> None:
+    assert doomed.left == [] and processes.of_node(doomed.cluster.layout, "node1")
+
+
+def test_preemption_begins_with_the_signal_of_the_job(doomed: Doomed) -> None:
+    wait_until(lambda: "asked" in doomed.said("preempted"), "the signal to the preempted job")
+
+
+def test_preempt_refuses_a_job_that_nothing_preempts(cluster: SlurmCluster) -> None:
+    job = run(cluster)
+    with pytest.raises(ClusterError, match="in partition main"):
+        Preempt(cluster, job).inflict()
+
+
+def test_requeued_job_waits_for_another_start(cluster: SlurmCluster) -> None:
+    job = run(cluster)
+    Requeue(cluster, job).inflict()
+    wait_until(lambda: shown(cluster, job, "Restarts") == "1", "the requeue")
+    wait_for_state(cluster, job, "PENDING", "RUNNING")
+
+
+def test_cancelled_job_is_cancelled(cluster: SlurmCluster) -> None:
+    job = run(cluster)
+    Cancel(cluster, job).inflict()
+    wait_for_state(cluster, job, "CANCELLED")
+    with pytest.raises(ClusterError, match="is CANCELLED, not RUNNING or PENDING"):
+        Cancel(cluster, job).inflict()
+
+
+def test_controller_that_was_killed_is_back_with_its_jobs(cluster: SlurmCluster) -> None:
+    job = run(cluster)
+    save_state(cluster)
+    with inflicted(ControllerKill(cluster)):
+        assert cluster.daemon("slurmctld") is None
+        assert " is DOWN" in cluster.ask("scontrol", "ping")
+        assert job in {process.environment.get("SLURM_JOB_ID") for process in processes.all_processes()}
+    assert cluster.job_states()[job] == "RUNNING"
+
+
+def save_state(cluster: SlurmCluster) -> None:
+    """Wait until slurmctld has written what it knows now: every 5 s at most, and only after another event of a job."""
+    event = submit(cluster, "true", "--hold", f"--job-name=event-{time.monotonic_ns()}")
+    name = shown(cluster, event, "JobName").encode()
+    wait_until(lambda: name in (cluster.layout.folder / "state" / "job_state").read_bytes(), "the saving of all jobs")
+
+
+def test_controller_that_forgets_gives_a_job_id_a_second_time(cluster: SlurmCluster) -> None:
+    while not (cluster.layout.folder / "state" / "job_state.old").exists():
+        save_state(cluster)
+    forgotten = submit(cluster, "true", "--hold", "--job-name=forgotten")
+    with inflicted(ControllerKill(cluster, forget=True)):
+        pass
+    assert forgotten not in cluster.job_states()
+    ids = iter(lambda: submit(cluster, "true", "--hold", "--job-name=successor"), forgotten)  # until the id comes again
+    assert all(int(other) < int(forgotten) for other in ids)
+    assert shown(cluster, forgotten, "JobName") == "successor"
+
+
+def test_controller_that_was_stopped_has_saved_even_the_last_job(cluster: SlurmCluster) -> None:
+    job = submit(cluster, "true", "--hold")
+    with inflicted(ControllerStop(cluster)):
+        assert " is DOWN" in cluster.ask("scontrol", "ping")
+    assert cluster.job_states()[job] == "PENDING"
+
+
+def test_controller_that_hangs_accepts_and_does_not_answer(cluster: SlurmCluster) -> None:
+    with inflicted(ControllerStop(cluster, hung=True)):
+        assert cluster.daemon("slurmctld") is not None
+        with pytest.raises(subprocess.TimeoutExpired):
+            as_driver(cluster, "squeue", timeout=2.0)
+    assert as_driver(cluster, "squeue").returncode == 0
+
+
+def test_accounting_that_was_down_learns_what_happened_meanwhile(accounting_cluster: SlurmCluster) -> None:
+    question = ("sacct", "-X", "-n", "-P", "-o", "JobID,State")
+    with inflicted(AccountingDown(accounting_cluster)):
+        assert as_driver(accounting_cluster, *question).returncode != 0
+        job = submit(accounting_cluster, "true")
+        wait_for_state(accounting_cluster, job, "COMPLETED")
+    wait_until(lambda: f"{job}|COMPLETED" in as_driver(accounting_cluster, *question).stdout, "the record of the job")
+
+
+def test_cluster_without_accounting_says_so(cluster: SlurmCluster) -> None:
+    with pytest.raises(ClusterError, match="--accounting"):
+        AccountingDown(cluster).inflict()
+
+
+def test_slow_command_is_slow_until_repaired(cluster: SlurmCluster) -> None:
+    with inflicted(Slow(cluster, "squeue", 1.0)):
+        before = time.monotonic()
+        assert as_driver(cluster, "squeue").returncode == 0
+        assert time.monotonic() - before >= 1.0
+        with pytest.raises(subprocess.TimeoutExpired):
+            as_driver(cluster, "squeue", timeout=0.2)  # the caller has its word at once, though the sleep goes on
+        assert as_driver(cluster, "sinfo").returncode == 0
+    assert as_driver(cluster, "squeue", timeout=DEADLINE_SECONDS).stdout == cluster.ask("squeue")
+
+
+def test_failing_command_fails_for_drivers_only(cluster: SlurmCluster) -> None:
+    with inflicted(Failing(cluster, "squeue")):
+        answer = as_driver(cluster, "squeue")
+        assert answer.returncode == 1 and "Unable to contact slurm controller" in answer.stderr and not answer.stdout
+        assert cluster.job_states() is not None
+    assert as_driver(cluster, "squeue").returncode == 0
+
+
+def test_sbatch_whose_answer_is_lost_has_submitted(cluster: SlurmCluster) -> None:
+    with inflicted(Failing(cluster, "sbatch", answer_lost=True)):
+        answer = as_driver(cluster, "sbatch", "--hold", "--output=/dev/null", "--job-name=lost", "--wrap=true")
+    assert answer.returncode == 1 and not answer.stdout
+    assert cluster.order("squeue", "-h", "--name=lost", "-o", "%T").split() == ["PENDING"]
+
+
+def test_job_that_exceeds_its_memory_is_killed_by_slurm(cluster: SlurmCluster, tmp_path: Path) -> None:
+    hog = f"{sys.executable} -c 'import time; held = bytes(range(256)) * (1 << 20); time.sleep(600)'"
+    job = submit(cluster, hog, "--mem=50", f"--output={tmp_path}/log")
+    wait_for_state(cluster, job, "FAILED", "OUT_OF_MEMORY")
+    assert "Exceeded job memory limit" in (tmp_path / "log").read_text()
+
+
+def test_full_disk_refuses_jobs_and_login_node_until_repaired(cluster: SlurmCluster, tmp_path: Path) -> None:
+    disk = FullDisk(cluster, tmp_path / "disk", megabytes=1)
+    disk.inflict()
+    log, file = tmp_path / "log", disk.path / "file"
+    job = submit(cluster, f"dd if=/dev/zero of={file} bs=64k count=64", f"--output={log}")
+    wait_for_state(cluster, job, "FAILED")
+    assert "No space left on device" in log.read_text() and file.stat().st_size == 1 << 20
+    with pytest.raises(OSError, match="No space left"):
+        (disk.path / "other").write_bytes(b"x")
+    disk.repair()
+    wait_for_state(cluster, submit(cluster, f"dd if=/dev/zero of={file} bs=64k count=64"), "COMPLETED")
+    assert file.stat().st_size == 4 << 20
+    assert "4194304 bytes were written" in disk.inflict()
+    with pytest.raises(OSError, match="No space left"):
+        (disk.path / "other").write_bytes(b"x")
+
+
+def test_full_disk_hides_nothing(cluster: SlurmCluster, tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(ClusterError, match="not an empty folder"):
+        FullDisk(cluster, tmp_path).inflict()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A job of the executor with two ranks, each of which takes a megabyte and marks it, again and again."""
+
+    checkout: Checkout
+    job: str
+
+    def marks(self, rank: int) -> int:
+        return len("".join(self.checkout.lines(f"marks.{rank}")))
+
+    def wait_for_marks(self, rank: int) -> None:
+        before = self.marks(rank)
+        wait_until(lambda: self.marks(rank) > before + 2, f"marks of rank {rank}")
+
+    def wait_for_end(self, rank: int) -> int:
+        (attempt,) = self.checkout.attempts()
+        wait_until(lambda: rank in attempt.ranks(), f"the end of rank {rank}")
+        return attempt.ranks()[rank].exit_code
+
+    def log(self, rank: int) -> str:
+        (attempt,) = self.checkout.attempts()
+        return attempt.rank_log(rank).read_text()
+
+
+WORKER = """
+    import os, time
+    held = []
+    while True:
+        held.append(bytes(1 << 20))
+        with open("marks." + os.environ["RANK"], "a") as marks:
+            marks.write(".")
+        time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def training(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Training]:
+    """Such a job, whose ranks run."""
+    checkout = Checkout(tmp_path, cluster="slurm")
+    checkout.write(WORKER, "worker.py")
+    rule = 'rule train:\n    output: "done"\n    resources: nodes=2, tasks=2, runtime=60, mem_mb=4000\n'
+    checkout.write(f'{rule}    shell: "{sys.executable} worker.py"\n')
+    with as_login_node(cluster):
+        driver = checkout.start("--submitit-queue-poll-seconds", "1")
+    try:
+        wait_until(lambda: checkout.lines("marks.0") and checkout.lines("marks.1"), "the start of both ranks")
+        (attempt,) = checkout.attempts()
+        yield Training(checkout, attempt.job().id)
+    finally:
+        kill(driver)
+
+
+def test_hanging_rank_stands_still_and_nothing_else_does(cluster: SlurmCluster, training: Training) -> None:
+    with inflicted(Hang(cluster, training.job, 1)):
+        wait_until(lambda: commands_states(cluster, training.job) == {0: {"S"}, 1: {"T"}}, "the stop of rank 1")
+        before = training.marks(1)
+        training.wait_for_marks(0)
+        assert training.marks(1) == before
+        assert "T" not in launcher_states(cluster, training.job)
+        assert cluster.job_states()[training.job] == "RUNNING"
+    training.wait_for_marks(1)
+    with pytest.raises(ClusterError, match=r"no rank 2; it has 0, 1"):
+        Hang(cluster, training.job, 2).inflict()
+
+
+def test_killed_rank_is_known_by_its_launcher(cluster: SlurmCluster, training: Training) -> None:
+    KillRank(cluster, training.job, 1).inflict()
+    assert training.wait_for_end(1) == 137
+
+
+def test_task_of_an_array_is_found_by_the_id_that_squeue_shows(cluster: SlurmCluster) -> None:
+    array = submit(cluster, "RANK=0 setsid sleep 600", "--array=0-1")
+    wait_until(lambda: all(processes.commands(cluster.layout, f"{array}_{task}") for task in (0, 1)), "the start of both tasks")
+    KillRank(cluster, f"{array}_1", 0).inflict()
+    wait_for_state(cluster, f"{array}_1", "FAILED")
+    assert cluster.job_states()[f"{array}_0"] == "RUNNING"
+    assert Hang(cluster, f"{array}_1", 0).repair().endswith("has ended")
+
+
+def test_rank_out_of_memory_fails_at_its_next_request(cluster: SlurmCluster, training: Training) -> None:
+    OutOfMemory(cluster, training.job, 0).inflict()
+    assert training.wait_for_end(0) == 1
+    assert "MemoryError" in training.log(0)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def commands_states(cluster: SlurmCluster, job: str) -> dict[int, set[str]]:
+    """The state letters of the ranks' commands, running and sleeping being the same."""
+    ranks = processes.commands(cluster.layout, job)
+    return {rank: {state_of(pid).replace("R", "S") for pid in groups} for rank, groups in ranks.items()}
+
+
+def launcher_states(cluster: SlurmCluster, job: str) -> list[str]:
+    found = [
+        state_of(process.pid)
+        for process in processes.all_processes()
+        if process.environment.get("SLURM_JOB_ID") == job and "RANK" not in process.environment
+    ]
+    assert len(found) >= 3  # the script, srun and a launcher a rank
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (NodeDeath, ("node9",), r"no node node9 in .*; it has node1, node2"),
+        (Requeue, ("999",), r"no job 999 in .*; Slurm knows "),
+        (KillRank, ("999", 0), r"no job 999 in .*; Slurm knows "),
+        (Slow, ("squeu", 1.0), r"no command squeu .*; choose sbatch, squeue"),
+    ],
+)
+def test_fault_of_what_is_not_there_names_it_and_what_there_is(
+    cluster: SlurmCluster, kind: type, values: tuple[object, ...], words: str
+) -> None:
+    with pytest.raises(ClusterError, match=words) as error:
+        kind(cluster, *values).inflict()
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_documentation_has_the_table() -> None:
+    assert markdown(KINDS.values()) in (PROJECT / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+def test_job_at_its_limit_is_asked_before_it_is_ended(doomed: Doomed) -> None:
+    wait_for_state(doomed.cluster, doomed.at_limit, "TIMEOUT")
+    wait_until(lambda: "ended" in doomed.said("at-limit"), "the end of the script")
+    assert doomed.said("at-limit") == ["started", "asked", "ended"]
+
+
+def test_preempted_job_waits_until_the_intruder_is_gone(doomed: Doomed) -> None:
+    wait_until(lambda: shown(doomed.cluster, doomed.preempted, "Restarts") == "1", "the requeue of the preempted job")
+    wait_until(lambda: doomed.said("preempted").count("started") == 2, "its next start")
+    (intruder,) = doomed.cluster.order("squeue", "-h", "--states=all", "--name=intruder", "-o", "%T").split()
+    assert intruder == "COMPLETED"
+
+
+def test_slurm_notices_the_dead_node_and_its_job_waits_until_the_node_is_back(doomed: Doomed) -> None:
+    cluster, job = doomed.cluster, doomed.on_dead_node
+    wait_until(lambda: "down" in cluster.ask("sinfo", "-h", "-n", "node2", "-o", "%T"), "node2 down", 3 * DEADLINE_SECONDS)
+    wait_until(lambda: shown(cluster, job, "Restarts") == "1", "the requeue of the job", 3 * DEADLINE_SECONDS)
+    assert cluster.job_states()[job] in ("NODE_FAIL", "PENDING")
+    with pytest.raises(ClusterError, match="dead already"):
+        NodeDeath(cluster, "node2").inflict()
+    NodeDeath(cluster, "node2").repair()
+    wait_for_state(cluster, job, "RUNNING")
