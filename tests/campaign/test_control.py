@@ -110,3 +110,10 @@ def test_failure_says_the_judged_cause_first(furnace: Furnace, attempt: Path) ->
     first, second, *_ = failures_of(attempt.parents[1])
     assert first == "out of GPU memory on node7: Tried to allocate: lower the micro-batch"
     assert second == "OutOfMemoryError"
+
+
+def test_commands_take_the_site_that_the_environment_names(furnace: Furnace, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnace.project.write("cluster", {"store": "elsewhere"}, "sites")
+    monkeypatch.setenv("ATHANOR_SITE", "cluster")
+    assert Campaign.open("base").site.name == "cluster"
+    assert Campaign.open("base", "laptop").site.name == "laptop"

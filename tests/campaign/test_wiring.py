@@ -131,6 +131,29 @@ def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes
     assert resources(wiring(), "fetch") == plain
 
 
+def test_interface_is_exported_to_jobs_and_environment_overrules_it(furnace: Furnace) -> None:
+    site = {"setup": ["umask 002"], "network_interface": "ib0", "environment": {"NCCL_SOCKET_IFNAME": "=ib0,ib1"}}
+    furnace.project.write("cluster", site, "sites")
+    assert wiring(site="cluster").resources("pretrain")["slurm_setup"] == (
+        "umask 002; export GLOO_SOCKET_IFNAME=ib0; export NCCL_SOCKET_IFNAME==ib0,ib1"
+    )
+
+
+def test_secrets_and_scratch_stand_in_no_resource_and_no_command(furnace: Furnace, tmp_path: Path) -> None:
+    (tmp_path / "secrets").write_text("HF_TOKEN=hush\n")
+    (tmp_path / "secrets").chmod(0o600)
+    furnace.project.write("cluster", {"secrets": str(tmp_path / "secrets"), "scratch": "/local/$USER"}, "sites")
+    wired = wiring(site="cluster")
+    given = str(wired.resources("pretrain")) + command(wired, "pretrain/1M")
+    assert not any(word in given for word in ("hush", "HF_TOKEN", f"{tmp_path}/secrets", "/local"))
+
+
+def test_driver_refuses_secrets_that_its_jobs_would_refuse(furnace: Furnace, tmp_path: Path) -> None:
+    furnace.project.write("cluster", {"secrets": str(tmp_path / "absent")}, "sites")
+    with pytest.raises(SystemExit, match="there is no such file; install -m 600"):
+        wiring(site="cluster").start()
+
+
 def test_journal_lives_in_the_artifacts_folder(furnace: Furnace) -> None:
     wired = wiring()
     found = wired.resources("fetch")["journal"](chosen(wired, "fetch/prose"))

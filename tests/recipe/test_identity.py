@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from athanor.campaign.campaign import Campaign
 from athanor.recipe.fingerprint import fingerprint
 from athanor.recipe.lifecycle import STAGES, Artifact, Lifecycle, decay_start_tokens
 from athanor.recipe.loading import load_recipe, load_resolved, resolved_text
 from athanor.recipe.schema import BatchSwitch, Pretrain, Recipe, Schedule
+from athanor.recipe.site import Site
 from athanor.recipe.units import Unit, format_quantity
 from tests.recipe.projects import PINS, Project, base, make_project
 
@@ -198,6 +200,28 @@ def test_artifacts_come_in_an_order_they_can_be_made_in(project: Project) -> Non
 def test_site_is_no_part_of_an_identity(project: Project) -> None:
     for artifact in Lifecycle(project.load(), project.root):
         assert str(project.root) not in str(artifact.identity())
+
+
+SITE = {
+    "store": "/project/x",
+    "tracking_uri": "https://mlflow.example",
+    "download_cache": "/project/x/downloads",
+    "ranks_per_node": 4,
+    "heartbeat_seconds": "3s",
+    "hang_minutes": "1h",
+    "scratch": "/local/$USER",
+    "network_interface": "ib0",
+    "secrets": "~/.athanor/secrets",
+    "setup": ["module load cuda/13"],
+    "environment": {"OMP_NUM_THREADS": "2"},
+    "resources": {"default": {"partition": "gpu", "python": "/opt/venv/bin/python", "launch_prefix": "apptainer exec x.sif"}},
+}
+
+
+def test_campaign_at_a_site_with_every_key_set_makes_the_same_artifacts(project: Project) -> None:
+    assert set(SITE) == {field.name for field in dataclasses.fields(Site)} - {"name"}
+    project.write("cluster", SITE, "sites")
+    assert {artifact.name: artifact.path for artifact in Campaign.open("base", "cluster").lifecycle} == GOLDEN
 
 
 def test_higher_stage_version_changes_the_stage_and_what_is_made_from_it(

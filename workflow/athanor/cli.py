@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_campaign_commands(commands)
     _add_recipe_commands(commands)
+    _add_site_commands(commands)
     stage = commands.add_parser("stage", help="run one stage (the rules call this)")
     stage.add_argument("name")
     stage.add_argument("--recipe", type=Path, required=True, help="resolved recipe (plan.yaml)")
@@ -114,6 +115,21 @@ def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.Argument
     diff = add("diff", _recipe_diff, "print the keys in which another recipe, or overrides, differ, and what would rerun")
     diff.add_argument("others", nargs="+", metavar="OTHER|key=value")
     add("lock", _recipe_lock, "resolve floating versions and hashes into NAME.lock.yaml")
+
+
+def _add_site_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    help_text = "check a site file against the live cluster and this machine; exit 1 if there is an error"
+    doctor = commands.add_parser("doctor", help=help_text, description=help_text)
+    doctor.add_argument("--site", default="", metavar="NAME")
+    doctor.add_argument("--recipe", nargs="+", default=[DEFAULT_RECIPE], metavar="NAME", help="what is to run there")
+    doctor.add_argument("--quick", action="store_true", help="start no job and no interpreter: look at no node from inside")
+    doctor.add_argument("--wait", default="5min", metavar="TIME", help="for the small jobs that look at nodes (default 5min)")
+    doctor.set_defaults(command=_doctor)
+    site = commands.add_parser("site", help="draft a site file").add_subparsers(required=True, metavar="ACTION")
+    help_text = "draft config/sites/NAME.yaml from what Slurm says here; never overwrites a file"
+    init = site.add_parser("init", help=help_text, description=help_text)
+    init.add_argument("name", nargs="?", default="", metavar="NAME", help="the cluster's own name by default")
+    init.set_defaults(command=_site_init)
 
 
 def _campaign(arguments: argparse.Namespace) -> "Campaign":
@@ -318,3 +334,21 @@ def _recipe_diff(arguments: argparse.Namespace) -> int:
 def _recipe_lock(arguments: argparse.Namespace) -> int:
     locking = importlib.import_module("athanor.data.locking")
     return int(locking.lock(arguments.name))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.checkup import doctor
+    from athanor.recipe.units import Unit, UnitError, parse_quantity
+
+    try:
+        wait_seconds = parse_quantity(arguments.wait, Unit.SECONDS)
+    except UnitError as error:
+        print(f"error: --wait {arguments.wait}: {error}", file=sys.stderr)
+        return 2
+    return doctor(arguments.recipe, arguments.site, arguments.quick, wait_seconds)
+
+
+def _site_init(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.checkup import site_init
+
+    return site_init(arguments.name)

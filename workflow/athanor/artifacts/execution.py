@@ -36,6 +36,7 @@ from athanor.artifacts.manifest import (
     Result,
     Upstream,
 )
+from athanor.artifacts.node import settle
 from athanor.artifacts.run import STOPPED, Heartbeat, Input, Outcome, StageError, StageRun, Stopped
 from athanor.recipe.lifecycle import Artifact, Lifecycle
 from athanor.recipe.loading import load_resolved, load_site, project_folder
@@ -106,6 +107,7 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
     recipe = load_resolved(order.recipe)
     artifact = _identify(order, folder, Lifecycle(recipe, project_folder()))
     site = load_site(order.site)
+    settle(site)
     stage = StageRun(
         recipe=recipe,
         stage=order.stage,

@@ -10,7 +10,7 @@ from athanor.artifacts.store import Store, store_root
 from athanor.recipe.lifecycle import Artifact, Lifecycle
 from athanor.recipe.loading import load_recipe, load_site, project_folder
 from athanor.recipe.schema import Recipe
-from athanor.recipe.site import DEFAULT_SITE, Site
+from athanor.recipe.site import Site, chosen_site
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Campaign:
     def open(cls, recipe: str, site: str = "", overrides: Sequence[str] = (), name: str = "") -> "Campaign":
         """The campaign of a recipe file. Raises RecipeError with everything that is wrong."""
         loaded = load_recipe(recipe, overrides)
-        return cls(name or loaded.name, getpass.getuser(), loaded, load_site(site or DEFAULT_SITE), tuple(overrides), recipe)
+        return cls(name or loaded.name, getpass.getuser(), loaded, load_site(chosen_site(site)), tuple(overrides), recipe)
 
     @cached_property
     def store(self) -> Store:

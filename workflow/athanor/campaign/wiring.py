@@ -13,11 +13,13 @@ from athanor.campaign.registry import PLAN, register
 from athanor.recipe.lifecycle import STAGES, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
-from athanor.recipe.site import DEFAULT_SITE, StageResources
+from athanor.recipe.secrets import SecretsError, site_secrets
+from athanor.recipe.site import Site, StageResources
 
 TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest comes with the next start
 _MB = 10**6
 BAD_NODES = "bad-nodes"  # below the store: a node that failed one campaign's job is excluded from all
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 MARKS_EVERY_STEP = ("pretrain",)  # other stages may be silent for long, such as while a tokenizer is trained
 
 
@@ -36,10 +38,9 @@ class Wiring:
             known = {"recipe", "site", "set", "campaign"}
             if unknown := sorted(set(config) - known):
                 raise SystemExit(f"--config {unknown[0]}=…: there is no such setting; a recipe's key is changed by set=key=value")
-            site = str(config.get("site") or os.environ.get("ATHANOR_SITE") or DEFAULT_SITE)
             campaign = Campaign.open(
                 str(config.get("recipe") or default_recipe),
-                site,
+                str(config.get("site") or ""),
                 parse_set(config.get("set")),
                 str(config.get("campaign") or ""),
             )
@@ -79,10 +80,10 @@ class Wiring:
 
     def command(self, stage: str) -> str:
         """The shell command of a stage, with the site's launch prefix and interpreter before it."""
-        wanted = self._resources(stage)
+        prefix, python = self.interpreter(stage)
         words = [
-            *([_literal(wanted.launch_prefix)] if wanted.launch_prefix else []),
-            _literal(shlex.quote(wanted.python or sys.executable)),
+            *([_literal(prefix)] if prefix else []),
+            _literal(shlex.quote(python)),
             "-m athanor stage",
             stage,
             "--recipe",
@@ -93,11 +94,16 @@ class Wiring:
         ]
         return " ".join(words)
 
+    def interpreter(self, stage: str) -> tuple[str, str]:
+        """The site's launch prefix for a stage, and the interpreter behind it."""
+        wanted = self._resources(stage)
+        return wanted.launch_prefix, wanted.python or sys.executable
+
     def resources(self, stage: str, ranks: int = 1) -> dict[str, Any]:
         """What a stage's job asks for, in the executor's words. `ranks` is the whole job's."""
         wanted, site = self._resources(stage), self.campaign.site
         nodes = -(-ranks // site.ranks_per_node)
-        setup = [*site.setup, *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items())]
+        setup = [*site.setup, *_exports(site)]
         asked: dict[str, Any] = {
             "nodes": nodes,
             "tasks": ranks,
@@ -130,6 +136,10 @@ class Wiring:
         from athanor.campaign.tracking import start_writer
         from athanor.campaign.watch import Watch
 
+        try:
+            site_secrets(self.campaign.site)  # every job reads them for itself; better refused before the queue than behind it
+        except SecretsError as error:
+            raise SystemExit(f"site {self.campaign.site.name}: {error}") from error
         register(self.campaign)
         self._watch = Watch(self.campaign)
         self._watch.start()
@@ -166,6 +176,12 @@ class Wiring:
                 if value:
                     setattr(merged, key, value)
         return merged
+
+
+def _exports(site: Site) -> list[str]:
+    """Shell lines that set what every process of a job sees; `environment` comes last and may overrule the interface."""
+    interface = dict.fromkeys(INTERFACE_VARIABLES, site.network_interface) if site.network_interface else {}
+    return [f"export {name}={shlex.quote(value)}" for name, value in {**interface, **site.environment}.items()]
 
 
 def _literal(text: str) -> str:

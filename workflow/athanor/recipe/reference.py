@@ -47,8 +47,23 @@ both up and writes them to `recipes/NAME.lock.yaml`, which is laid over the reci
 **Environments.** `environment` names lock files in `envs/` (`envs/cpu-py311.lock` and its like). The versions of the
 packages that bear on a stage's result are part of its identity; those of all others are not.
 
-**Sites.** Copy `sites/slurm.yaml` to `sites/MYCLUSTER.yaml`, change the partition, the account and the store, and start
-with `--config site=MYCLUSTER` (or set `ATHANOR_SITE=MYCLUSTER`). Nothing in a site file changes what is computed.
+**Sites.** On a new cluster's login node:
+
+    athanor site init MYCLUSTER                    drafts sites/MYCLUSTER.yaml from sinfo, scontrol and sacctmgr
+    athanor doctor --site MYCLUSTER --recipe h100  checks it against the cluster and this machine; exit code 1 on an error
+    snakemake --config recipe=h100 site=MYCLUSTER  or set ATHANOR_SITE=MYCLUSTER
+
+The draft marks with DECIDE what only a person knows; `sites/slurm.yaml` is a shorter one to copy. `doctor` asks Slurm
+whether it would take the very jobs of the recipes, and looks at nodes from inside through small jobs, which it cancels
+and whose files it removes (`--quick` leaves them out). Nothing in a site file changes what is computed.
+
+**Living on a node.** `scratch` is made on every node and becomes TMPDIR of the stage; `$USER`, `$SLURM_JOB_ID` and other
+variables in it are the job's, and one that the job does not have is an error. `network_interface` is exported for gloo
+and NCCL; `environment` overrules it. `secrets` names a file of `NAME=VALUE` lines (a line with `#` is a comment, quotes
+around a value are dropped). Every rank reads it on its node into the environment of the stage's process just before the
+stage starts, so nothing of it stands in a batch script, a log, the list of processes or a tracking record. A file that is
+missing, or that group or others have access to, is refused. `install -m 600 /dev/null ~/.athanor/secrets` makes one; a
+container must have its folder bound.
 
 **Quantities.** A plain number counts the unit itself; a suffix scales it.
 

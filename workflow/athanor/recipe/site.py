@@ -1,11 +1,17 @@
 """The site file: where a campaign runs. Nothing in it is part of an artifact's identity."""
 
+import os
 from dataclasses import dataclass
 
 from athanor.recipe.schema import key
 from athanor.recipe.units import Unit
 
 DEFAULT_SITE = "laptop"
+
+
+def chosen_site(given: str) -> str:
+    """The name of the site file to use: the one given, else ATHANOR_SITE's, else the laptop's."""
+    return given or os.environ.get("ATHANOR_SITE") or DEFAULT_SITE
 
 
 @dataclass
@@ -37,6 +43,13 @@ class Site:
     heartbeat_seconds: int = key(10, "seconds between two progress marks of a stage", unit=Unit.SECONDS, low=1)
     hang_minutes: int = key(
         30, "silence of a training stage that is a hang: stacks saved, job restarted; 0 never", unit=Unit.MINUTES, low=0
+    )
+    scratch: str = key(
+        "", "folder on the nodes' own disks, made there, that is a stage's TMPDIR: `/local/$USER`; empty leaves TMPDIR as it is"
+    )
+    network_interface: str = key("", "exported as GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME: `ib0`; empty lets them choose")
+    secrets: str = key(
+        "", "file of NAME=VALUE lines, mode 0600, that each job reads for itself on its node: `~/.athanor/secrets`"
     )
     setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
     environment: dict[str, str] = key({}, "environment variables of every job")
