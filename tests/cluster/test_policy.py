@@ -12,7 +12,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
 def evidence(log: str = "", kind: str = "exception", exit_code: int = 1, beats: bool = True) -> Evidence:
-    return Evidence(Outcome.FAILED, "", "", exit_code, 3, "node7", kind, "", log, asked=False, beats=beats)
+    return Evidence(Outcome.FAILED, "", "", exit_code, 3, "node7", kind, "", log, asked=False, full=False, beats=beats)
 
 
 @pytest.mark.parametrize(

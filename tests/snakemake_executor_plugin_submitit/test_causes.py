@@ -32,7 +32,7 @@ from snakemake_executor_plugin_submitit.progress import note
 from snakemake_executor_plugin_submitit.submission import Guard
 
 DOCS = Path(__file__).parents[2] / "docs" / "executor.md"
-NOTHING = Evidence(Outcome.FAILED, "", "", 1, 0, "node1", "", "", "", asked=False, beats=False)
+NOTHING = Evidence(Outcome.FAILED, "", "", 1, 0, "node1", "", "", "", asked=False, full=False, beats=False)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ NOTHING = Evidence(Outcome.FAILED, "", "", 1, 0, "node1", "", "", "", asked=Fals
         ({"exit_code": 137, "log": "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0."}, "out of memory", Action.ASK),
         ({"log": "OSError: [Errno 28] No space left on device\nbye"}, "disk full", Action.ASK),
         ({"said": "OSError: [Errno 122] Disk quota exceeded"}, "disk full", Action.ASK),
+        ({"exit_code": None, "full": True}, "disk full", Action.ASK),
         ({"exit_code": None, "detail": "Slurm says FAILED exit code 0:53"}, "never started", Action.ASK),
         ({"exit_code": 75}, "stopped on request", Action.RESTART),
         ({"exit_code": 137, "asked": True, "state": "TIMEOUT"}, "stopped on request", Action.RESTART),
@@ -147,7 +148,8 @@ def test_failure_report_has_cause_node_exit_code_last_lines_history_and_what_hel
 
 def test_guard_counts_attempts_without_progress_in_a_row() -> None:
     guard = Guard()
-    assert [guard.allows(done, 3) for done in (None, None, 10, 10, 10, 20, 15, 20, 20)] == [
+    marks = (None, None, 10, 10, 10, 20, 15, 20, 20)
+    assert [guard.allows(number, done, 3) for number, done in enumerate(marks, 1)] == [
         *(True, True, True),
         *(True, True, True),
         *(True, True, False),

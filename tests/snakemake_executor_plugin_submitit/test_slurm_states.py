@@ -54,7 +54,7 @@ def test_resources_become_sbatch_parameters() -> None:
         "constraint": "h100",
         "slurm_reservation": "us",
         "slurm_extra": "--licenses=x:1 --overcommit",
-        "slurm_setup": "module load a; export B=1",
+        "slurm_setup": "module load a; export B='1;2'",
     }
     request = read_request("train", resources, threads=6)
     assert request == Request(2, 4, 6, 4000, 90, 4)
@@ -70,7 +70,7 @@ def test_resources_become_sbatch_parameters() -> None:
         "constraint": "h100",
         "comment": "submitit:uid",
         "wckey": None,
-        "setup": ["module load a", "export B=1"],
+        "setup": ["module load a; export B='1;2'"],
     }
     assert expected.items() <= parameters.items()
     assert parameters["additional_parameters"] == {"requeue": True, "reservation": "us", "licenses": "x:1", "overcommit": True}

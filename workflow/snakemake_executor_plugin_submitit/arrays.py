@@ -46,7 +46,7 @@ def submit_array(attempts: Sequence[Attempt], tasks: Sequence[StageTask], uid: s
 
 
 def leave_array(attempt: Attempt) -> None:
-    """Forget an array that Slurm has never taken: the attempt is about to be submitted by itself."""
+    """Forget a submission that was never taken, such as an array's: the attempt is about to be submitted by itself."""
     (attempt.folder / ArrayPlace.file_name).unlink(missing_ok=True)
     if attempt.submitit_folder.is_symlink():
         attempt.submitit_folder.unlink()

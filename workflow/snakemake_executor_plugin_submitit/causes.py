@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from snakemake_interface_common.exceptions import WorkflowError
 
 from .failure import first_failed, tail_of
-from .journal import Action, Attempt, End, Judgement, Outcome
+from .journal import UNWRITTEN, Action, Attempt, End, Judgement, Outcome
 from .progress import newest_mark, read_note
 
 _LOG_LINES = 200
@@ -44,6 +44,8 @@ class Evidence:
     """The last lines of its log, and of Slurm's own."""
     asked: bool
     """A soft stop had been asked of that rank."""
+    full: bool
+    """Records of its end could not be written."""
     beats: bool
     """The program marks its progress, so it is taken to continue where it stopped."""
 
@@ -72,6 +74,7 @@ def gather(attempt: Attempt, end: End) -> Evidence:
         said=str(note.get("cause", "")),
         log="\n".join(logs),
         asked=failed is not None and failed.stopped,  # the others are asked to stop because one has failed
+        full=(attempt.folder / UNWRITTEN).exists(),
         beats=newest_mark(attempt.folder) is not None,
     )
 
@@ -119,7 +122,13 @@ TABLE = (
         Action.ASK,
         "ask for more memory a node (mem_mb), or give each rank less to hold",
     ),
-    Row("disk full", "no space or quota, in a log", lambda e: e.mentions(_FULL), Action.ASK, "make room, then run again"),
+    Row(
+        "disk full",
+        "no space or quota, in a log; records that could not be written",
+        lambda e: e.mentions(_FULL) or e.full,
+        Action.ASK,
+        "make room, then run again",
+    ),
     Row(
         "never started",
         "exit code 0:53, which Slurm gives where a job's folder or log cannot be opened",

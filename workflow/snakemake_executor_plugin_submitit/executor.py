@@ -29,6 +29,7 @@ from .reattach import Step, Verdict, examine
 from .settings import Cluster, OnInterrupt, checked, resolve_cluster
 from .slurm import Slurm, SlurmUnavailable
 from .submission import Submitter, Tracked
+from .weather import may_pass
 
 if TYPE_CHECKING:
     from snakemake.jobs import AbstractJob
@@ -57,6 +58,7 @@ class Executor(RemoteExecutor):
         self.running: dict[int, Tracked] = {}
         self.waiting: deque[Tracked] = deque()  # jobs that wait for this machine's cores, in order
         self._launching = threading.Lock()
+        self._storage_warned = False
         poll = _SLURM_POLL_SECONDS if self.cluster is Cluster.SLURM else _LOCAL_POLL_SECONDS
         self.poll_seconds = self.settings.end_poll_seconds or poll
         _detach_on_hangup()
@@ -89,7 +91,11 @@ class Executor(RemoteExecutor):
     def _begin(self, tracked: Tracked, collect: Callable[[Tracked], None] | None = None) -> None:
         """Get the job to an attempt and report it; a claimed one that `collect` takes is submitted and reported later."""
         collected: list[Tracked] = []
-        problem = self._advance(tracked, self._submit if collect is None else collected.append)
+        problem = None
+        try:
+            problem = self._advance(tracked, self._submit if collect is None else collected.append)
+        except OSError as error:
+            self._wait_for_storage(error)
         if collect is not None and collected:
             collect(tracked)
         else:
@@ -152,6 +158,11 @@ class Executor(RemoteExecutor):
                 self.logger.warning(f"Rule {members[0].job.name}: Slurm doesn't answer ({error}); trying again until it does.")
             for tracked in members:
                 tracked.retry.postpone()
+        except OSError as error:
+            self._wait_for_storage(error)
+            for tracked in members:
+                self.queue.give_back(tracked.uid)
+                tracked.retry.postpone()
         except Exception as error:
             for tracked in members:
                 assert tracked.attempt is not None
@@ -166,12 +177,12 @@ class Executor(RemoteExecutor):
         return None
 
     def _submit_again(self, tracked: Tracked) -> str | None:
-        """Submit what Slurm didn't answer to, unless it turns out to have been taken; return why it never will be."""
+        """Submit what was not answered, unless it turns out to have been taken; return why it never will be."""
         assert tracked.attempt is not None
         if time.monotonic() < tracked.retry.due:
             return None
         try:
-            taken = self.slurm_backend.find(tracked.attempt) is not None
+            taken = self.backends[self.kind].find(tracked.attempt) is not None
         except SlurmUnavailable:
             tracked.retry.postpone()
             return None
@@ -231,7 +242,25 @@ class Executor(RemoteExecutor):
             if record is not None and record.kind is JobKind.SLURM and tracked.attempt is not None:
                 jobs[record.id] = tracked.attempt
         self.slurm_backend.refresh(jobs)
-        return [info for info in active_jobs if not self._check(info)]
+        return [info for info in active_jobs if not self._check_in_any_weather(info)]
+
+    def _check_in_any_weather(self, info: SubmittedJobInfo) -> bool:
+        """Like `_check`; a job whose records cannot be read or written now is looked at again later."""
+        try:
+            over = self._check(info)
+        except OSError as error:
+            self._wait_for_storage(error)
+            return False
+        self._storage_warned = self._storage_warned and not over
+        return over
+
+    def _wait_for_storage(self, error: OSError) -> None:
+        """Say once that the storage fails, unless the error is one that does not pass."""
+        if not may_pass(error):
+            raise error
+        if not self._storage_warned:
+            self.logger.warning(f"The journal cannot be kept ({error}); jobs run on, trying again until it can.")
+        self._storage_warned = True
 
     def _check(self, info: SubmittedJobInfo) -> bool:
         """Move one job on; return whether it is over and reported."""
@@ -268,7 +297,9 @@ class Executor(RemoteExecutor):
     def _judge(self, tracked: Tracked, attempt: Attempt, end: End) -> Judgement:
         """Say why the attempt ended and what to do, and have that in the journal before it is done."""
         judgement = judge(gather(attempt, end), self.policy)
-        if judgement.action.starts_again and not tracked.guard.allows(furthest(attempt), self.settings.idle_attempts):
+        if judgement.action.starts_again and not tracked.guard.allows(
+            attempt.number, furthest(attempt), self.settings.idle_attempts
+        ):
             advice = f"{tracked.guard.idle} attempts in a row brought nothing new; mend what the attempts below show"
             judgement = replace(judgement, action=Action.ASK, advice=advice)
         if judgement.action is Action.ELSEWHERE and judgement.host and self.settings.bad_node_hours:

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Self
 from .processes import ProcessName
 
 SCHEMA_VERSION = 1
+UNWRITTEN = ".unwritten"  # an empty file where a record could not be written; a full file system still has room for a name
 
 
 class JournalError(RuntimeError):
@@ -262,10 +263,15 @@ def replace(folder: Path, record: Record, name: str = "") -> None:
 
 def _draft(path: Path, record: Record) -> Path:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(record.to_json())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(record.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        if draft.exists():
+            os.replace(draft, path.with_name(UNWRITTEN))
+        raise
     return draft
 
 

@@ -19,10 +19,12 @@ from submitit.core.utils import DelayedSubmission
 from .journal import Attempt, End, JobFolder, JobKind, JobRecord, Outcome, RankRecord, StartRecord, replace, write_exclusively
 from .progress import newest_mark, note, note_file
 from .watchdog import HangRule, Watchdog, save_stacks, stacks_file
+from .weather import insist
 
 EX_TEMPFAIL = 75  # sysexits.h: a stage that stopped on request and wants to be started again
 _RESTART_COUNT = {"slurm": "SLURM_RESTART_COUNT", "local": "SUBMITIT_LOCAL_RESTART_COUNT"}
 LOCAL_MASTER_PORT = "SUBMITIT_LOCAL_MASTER_PORT"
+_STORAGE_SECONDS = 60.0  # in which storage that is full or away has to take the record of a rank's end
 _RANK_WAIT_SECONDS = 10.0  # for the other ranks' records before a requeue ends them
 
 
@@ -75,9 +77,9 @@ class StageTask:
             self._refuse_idle_starts(attempt)
         code, stop = self._run(attempt, place, restart)
         record = RankRecord(place.global_rank, restart, code, socket.gethostname(), stop.requested)
-        replace(attempt.folder, record, rank_file)
+        insist(lambda: replace(attempt.folder, record, rank_file), _STORAGE_SECONDS)
         if code == 0:
-            _finish_if_last(attempt, place, restart)
+            insist(lambda: _finish_if_last(attempt, place, restart), _STORAGE_SECONDS)
             return 0
         if stop.requeue:
             _requeue(attempt, place, restart)

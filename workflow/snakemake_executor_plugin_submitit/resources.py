@@ -77,8 +77,8 @@ def _number(rule: str, resources: Mapping[str, object], name: str, default: int)
 
 
 def setup_lines(resources: Mapping[str, object]) -> list[str]:
-    """Return the lines of the `slurm_setup` resource, which run before the ranks start."""
-    return [line.strip() for line in str(resources.get("slurm_setup") or "").split(";") if line.strip()]
+    """Return the lines of the `slurm_setup` resource, which run before the ranks start; a shell reads them, `;` and all."""
+    return [line.strip() for line in str(resources.get("slurm_setup") or "").splitlines() if line.strip()]
 
 
 def slurm_parameters(

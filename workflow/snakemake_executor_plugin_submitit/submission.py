@@ -49,9 +49,14 @@ class Guard:
 
     furthest: int | None = None
     idle: int = 0
+    counted: int = 0
+    """The newest attempt that has been noted."""
 
-    def allows(self, furthest: int | None, idle_attempts: int) -> bool:
+    def allows(self, attempt: int, furthest: int | None, idle_attempts: int) -> bool:
         """Note that an attempt has ended, the progress marks having come so far; say whether another is worth it."""
+        if attempt == self.counted:
+            return self.idle < idle_attempts
+        self.counted = attempt
         advanced = furthest is not None and (self.furthest is None or furthest > self.furthest)
         self.furthest = furthest if advanced else self.furthest
         self.idle = 0 if advanced else self.idle + 1
@@ -187,11 +192,11 @@ class Submitter:
         """Submit the claimed attempt; `devices` are the GPUs that the local queue gave it."""
         attempt, job, request = tracked.attempt, tracked.job, tracked.request
         assert attempt is not None
+        leave_array(attempt)  # or what a submission has left that failed halfway
         self._prepare(tracked)
         task = self._task(tracked, attempt)
         delay = self.settings.signal_delay_seconds
         if self.kind is JobKind.SLURM:
-            leave_array(attempt)
             self._submit_slurm(tracked, task, self._excluded(tracked))
             return
         pid = submit_local(
