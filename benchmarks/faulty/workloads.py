@@ -1,0 +1,189 @@
+"""The campaigns that are disturbed: a hash chain over two nodes, shard jobs, and the real pretraining."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from snakemake_executor_plugin_submitit.journal import Attempt, Outcome, read_jobs
+from snakemake_executor_plugin_submitit.progress import newest_mark
+from tests.cluster.slurm import SlurmCluster
+from tests.lifecycle.project import SITE, Project, recipe
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_CHAIN = Path(__file__).with_name("chain.py")
+_FLAGS = [
+    *("--executor", "submitit", "--submitit-cluster", "slurm", "--jobs", "100", "--scheduler", "greedy"),
+    *("--latency-wait", "10", "--rerun-incomplete", "--nolock", "--keep-going", "--quiet", "rules", "progress", "host"),
+]
+_PATIENCE = [
+    *("--submitit-queue-poll-seconds", "3", "--submitit-signal-delay-seconds", "30"),
+    *("--submitit-hang-seconds", "6", "--submitit-bad-node-hours", "0"),
+]
+CHAIN = """
+rule all:
+    input: "second.result"
+rule first:
+    output: "first.result"
+    resources: nodes=2, tasks=2, runtime=60, mem_mb=500, slurm_partition="preempt"
+    shell: "exec {python} chain.py first {steps}"
+rule second:
+    input: "first.result"
+    output: "second.result"
+    resources: nodes=2, tasks=2, runtime=60, mem_mb=500, slurm_partition="preempt"
+    shell: "exec {python} chain.py second {steps}"
+"""
+SHARDS = """
+rule all:
+    input: expand("shard-{{n}}.result", n=range({shards}))
+rule shard:
+    output: "shard-{{n}}.result"
+    resources: runtime=60, mem_mb=200, slurm_partition="preempt"
+    shell:
+        "exec 9>lock-{{wildcards.n}}; "
+        "flock -n 9 || {{{{ echo shard {{wildcards.n}} runs twice at once >> violations; exit 1; }}}}; "
+        "sleep {seconds}; echo {{wildcards.n}} | sha256sum > .draft-{{wildcards.n}}; mv .draft-{{wildcards.n}} {{output}}"
+"""
+_RESULTS = ("fingerprint", "files", "counters", "upstreams")
+
+
+@dataclass(frozen=True)
+class Workload(ABC):
+    """One campaign in `folder`, on `cluster`."""
+
+    folder: Path
+    cluster: SlurmCluster
+
+    @abstractmethod
+    def lay_out(self) -> None:
+        """Fill the folder."""
+
+    @abstractmethod
+    def results(self) -> dict[str, str]:
+        """What the finished campaign has made; the same for a disturbed and an undisturbed one."""
+
+    @property
+    def journal(self) -> Path:
+        """Where the attempts of its jobs are."""
+        return self.folder / ".submitit"
+
+    def start_driver(self) -> "subprocess.Popen[bytes]":
+        """Start snakemake, as a user would."""
+        return self._start([*_FLAGS, *_PATIENCE], {})
+
+    def _start(self, arguments: list[str], variables: dict[str, str]) -> "subprocess.Popen[bytes]":
+        environment = {**os.environ, **self.cluster.environment, "PYTHONPATH": str(_CHECKOUT / "workflow"), **variables}
+        with (self.folder / "driver.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "snakemake", *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def attempts(self) -> list[list[Attempt]]:
+        """Return the attempts of every job."""
+        return list(read_jobs(self.journal).values()) if self.journal.exists() else []
+
+    def progress(self) -> int:
+        """A number that grows with every step and every finished job."""
+        total = 0
+        for attempts in self.attempts():
+            marks = [mark.done for attempt in attempts if (mark := newest_mark(attempt.folder)) is not None]
+            total += max(marks, default=0) + 10**7 * any(_succeeded(attempt) for attempt in attempts)
+        return total
+
+    def running_jobs(self) -> list[str]:
+        """Ids of the Slurm jobs that can be broken now."""
+        live = [attempts[-1] for attempts in self.attempts() if attempts and attempts[-1].end() is None]
+        jobs = [attempt.job() for attempt in live]
+        states = {job.id for job in self.cluster.jobs() if job.state == "RUNNING"}
+        return sorted(job.id for job in jobs if job is not None and job.id in states)
+
+    def violations(self) -> list[str]:
+        """What must never happen: a job twice at once, or again after it was done."""
+        noted = self.folder / "violations"
+        found = noted.read_text().splitlines() if noted.exists() else []
+        for attempts in self.attempts():
+            done = [attempt.number for attempt in attempts if _succeeded(attempt)]
+            if len(done) > 1 or done and done[0] != attempts[-1].number:
+                found.append(f"{attempts[0].folder.parents[1].name}: attempt {done[0]} had done it, {len(attempts)} were made")
+        return found
+
+
+def _succeeded(attempt: Attempt) -> bool:
+    end = attempt.end()
+    return end is not None and end.outcome is Outcome.SUCCESS
+
+
+class Chain(Workload):
+    """Two stages of two ranks on two nodes, one after the other."""
+
+    steps = 500
+
+    def lay_out(self) -> None:
+        """See Workload."""
+        shutil.copy(_CHAIN, self.folder)
+        (self.folder / "Snakefile").write_text(CHAIN.format(python=sys.executable, steps=self.steps))
+
+    def results(self) -> dict[str, str]:
+        """See Workload."""
+        return {path.name: path.read_text() for path in sorted(self.folder.glob("*.result"))}
+
+
+class Shards(Workload):
+    """Equal jobs of some seconds, as an array."""
+
+    shards, seconds = 12, 8
+
+    def lay_out(self) -> None:
+        """See Workload."""
+        (self.folder / "Snakefile").write_text(SHARDS.format(shards=self.shards, seconds=self.seconds))
+
+    def results(self) -> dict[str, str]:
+        """See Workload."""
+        return {path.name: path.read_text() for path in sorted(self.folder.glob("*.result"))}
+
+
+class Pretraining(Workload):
+    """The real lifecycle at its smallest, with two longer milestones of two ranks on two nodes."""
+
+    def lay_out(self) -> None:
+        """See Workload."""
+        project = Project.make(self.folder)
+        settings = recipe()
+        settings["pretrain"] |= {"milestone_tokens": [49152], "token_budget": 98304}  # type: ignore[operator]
+        project.write_recipe("tiny", settings)
+        resources = {"cpus_per_task": 1, "memory": "1GB", "partition": "preempt", "runtime": "1h"}
+        project.write("config/sites/laptop.yaml", {**SITE, "ranks_per_node": 1, "resources": {"default": resources}})
+        locked = project.athanor("recipe", "lock", "tiny")
+        assert locked.returncode == 0, locked.stderr
+
+    @property
+    def journal(self) -> Path:
+        """See Workload: the milestones' own folders."""
+        return self.folder / "store" / "pretrain"
+
+    def start_driver(self) -> "subprocess.Popen[bytes]":
+        """See Workload."""
+        return self._start(_PATIENCE, {"ATHANOR_PROJECT": str(self.folder), "PYTHONWARNINGS": "ignore"})
+
+    def results(self) -> dict[str, str]:
+        """See Workload: the result part of every manifest."""
+        found = {}
+        for path in sorted((self.folder / "store").glob("*/*/manifest.json")):
+            result = json.loads(path.read_text())["result"]
+            found[str(path.parent.relative_to(self.folder))] = json.dumps(
+                {name: result[name] for name in _RESULTS}, sort_keys=True
+            )
+        return found
+
+
+WORKLOADS: dict[str, type[Workload]] = {"chain": Chain, "shards": Shards, "pretrain": Pretraining}
