@@ -153,3 +153,25 @@ def test_program_that_does_not_get_on_is_given_up_with_the_evidence(checkout: Ch
     assert code != 0 and "2 attempts in a row brought nothing new" in said and "attempts so far:" in said
     judgements = [attempt.judgement() for attempt in checkout.attempts()]
     assert [item.action for item in judgements] == [Action.RESTART, Action.RESTART, Action.ASK]
+
+
+def test_unattended_run_leaves_what_was_given_up_and_does_the_rest(checkout: Checkout) -> None:
+    checkout.write("""
+        rule all:
+            input: "a.txt", "b.txt"
+        rule a:
+            output: "a.txt"
+            shell: "echo a >> runs; [ -e mended ] && touch {output}"
+        rule b:
+            output: "b.txt"
+            shell: "echo b >> runs; [ $(wc -l < runs) -gt 1 ] && touch {output}"
+    """)
+    unattended = ("--keep-going", "--submitit-given-up", "leave")
+    code, _ = checkout.run(*unattended)
+    assert code != 0
+    runs = checkout.lines("runs")
+    code, said = checkout.run(*unattended)
+    assert code != 0 and "given up after attempt 1 (failed)" in said and checkout.lines("runs") == runs
+    checkout.write("", "mended")
+    checkout.run_well()
+    assert checkout.lines("runs").count("a") == 2

@@ -42,7 +42,7 @@ def live_process():
 
 
 def wanted(folder: Path, **values: object) -> Wanted:
-    return changed(Wanted("rule", JobFolder(folder), "spec", this_process(), time.time(), 0.0, True), **values)
+    return changed(Wanted("rule", JobFolder(folder), "spec", this_process(), time.time(), 0.0, ()), **values)
 
 
 def attempt_of(folder: Path, driver: ProcessName, spec: str = "spec") -> Attempt:
@@ -84,7 +84,8 @@ def test_live_job_is_adopted_and_refused_when_its_command_changed(tmp_path: Path
     [
         ({}, Step.ACCEPT),
         ({"spec": "another"}, Step.CLAIM),
-        ({"outputs_exist": False}, Step.CLAIM),
+        ({"outputs": (Path("/no/such/output"),), "since": 1e12}, Step.CLAIM),
+        ({"outputs": (Path("/no/such/output"),), "since": 0.0}, Step.ACCEPT),
         ({"inputs_changed": 1e12}, Step.CLAIM),
     ],
 )
@@ -107,3 +108,22 @@ def test_failure_leads_to_the_next_attempt(tmp_path: Path) -> None:
     attempt_of(tmp_path, dead_process()).finish(End(Outcome.FAILED))
     verdict = examine(wanted(tmp_path), BACKENDS)
     assert (verdict.step, verdict.number) == (Step.CLAIM, 2)
+
+
+class LateBackend:
+    """A Slurm that answers late: the job ends, and its output appears, while it is asked."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    def conclude(self, attempt: Attempt, job: JobRecord) -> End:
+        self.output.touch()
+        return End(Outcome.SUCCESS)
+
+
+def test_job_that_ends_while_slurm_is_asked_is_not_run_again(tmp_path: Path) -> None:
+    attempt = attempt_of(tmp_path, dead_process())
+    write_exclusively(attempt.folder, JobRecord(JobKind.SLURM, "7"))
+    output = tmp_path / "output"
+    late = {JobKind.SLURM: LateBackend(output)}
+    assert examine(wanted(tmp_path, outputs=(output,)), late).step is Step.ACCEPT

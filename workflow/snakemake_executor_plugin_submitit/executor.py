@@ -21,12 +21,12 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 from .backend import Backend, LocalBackend, SlurmBackend
 from .causes import gather, judge, load_policy
 from .failure import describe
-from .journal import Acceptance, Action, Attempt, End, JobKind, Judgement, Outcome, write_exclusively
+from .journal import Acceptance, Action, Attempt, End, JobFolder, JobKind, Judgement, Outcome, write_exclusively
 from .launch import furthest
 from .local import LocalQueue, this_machine
 from .processes import this_process
 from .reattach import Step, Verdict, examine
-from .settings import Cluster, OnInterrupt, checked, resolve_cluster
+from .settings import Cluster, GivenUp, OnInterrupt, checked, resolve_cluster
 from .slurm import Slurm, SlurmUnavailable
 from .submission import Submitter, Tracked
 from .weather import may_pass
@@ -134,6 +134,10 @@ class Executor(RemoteExecutor):
                     if verdict.step is not Step.WAIT:
                         self._take(tracked, verdict)
                     return None
+                if self.settings.given_up == GivenUp.LEAVE and verdict.number > 1:
+                    left = _given_up(tracked.folder)
+                    if left:
+                        return left
                 if self.kind is JobKind.LOCAL and not self._may_start(tracked):
                     return None
                 if self.submitter.claim(tracked, verdict.number):
@@ -358,6 +362,18 @@ class Executor(RemoteExecutor):
         listing.parent.mkdir(parents=True, exist_ok=True)
         listing.write_text("\n".join(files) + "\n", encoding="utf-8")
         return f"{arguments} {format_cli_arg('--wait-for-files-file', str(listing))}"
+
+
+def _given_up(folder: JobFolder) -> str:
+    """Say why the newest attempt was the last that a driver wanted to make; empty when it wasn't."""
+    latest = folder.latest()
+    judgement = latest.judgement() if latest is not None else None
+    if latest is None or judgement is None or judgement.action.starts_again:
+        return ""
+    return (
+        f"given up after attempt {latest.number} ({judgement.cause}), and left alone by --submitit-given-up=leave; "
+        f"when it is mended, run without that flag\nlog of that attempt: {latest.rank_log(0)}\n"
+    )
 
 
 def _detach_on_hangup() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
@@ -51,7 +53,8 @@ class Wanted:
     """When the driver started."""
     inputs_changed: float
     """Newest change of an input file; 0 where the journal's path carries the identity of the result."""
-    outputs_exist: bool
+    outputs: tuple[Path, ...]
+    """What the job makes. Looked at when a success has been found: it may come about while Slurm is asked."""
 
 
 def examine(wanted: Wanted, backends: dict[JobKind, Backend]) -> Verdict:
@@ -121,8 +124,10 @@ def _refuse_changed_command(wanted: Wanted, attempt: Attempt, job: JobRecord) ->
 
 def _is_acceptable(wanted: Wanted, attempt: Attempt, end: End) -> bool:
     """Say whether a success answers what the driver wants now, rather than what it wants to have done again."""
-    if attempt.intent().spec != wanted.spec or not wanted.outputs_exist:
+    if attempt.intent().spec != wanted.spec:
         return False
+    if end.time < wanted.since and not all(map(os.path.lexists, wanted.outputs)):
+        return False  # somebody deleted them since; those of a success that is news may only be on their way here
     if attempt.acceptance() is None:
         return wanted.inputs_changed <= attempt.intent().time
     return end.time >= wanted.since  # another driver took it while this one was running

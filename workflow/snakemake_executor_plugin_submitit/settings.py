@@ -27,6 +27,13 @@ class OnInterrupt(StrEnum):
     CANCEL = "cancel"
 
 
+class GivenUp(StrEnum):
+    """What to do about jobs that an earlier driver gave up."""
+
+    START = "start"
+    LEAVE = "leave"
+
+
 class LauncherChoice(StrEnum):
     """How a rule's command gets to its ranks."""
 
@@ -64,6 +71,9 @@ class ExecutorSettings(ExecutorSettingsBase):
     policy: str = _flag(
         "", "module:function that judges an ended attempt (Evidence → Judgement or None) before the built-in table."
     )
+    given_up: str = _flag(
+        "start", "Jobs that an earlier run gave up: start them again, or leave them (for a run that nobody watches).", GivenUp
+    )
     idle_attempts: int = _flag(3, "Attempts in a row without progress after which a job is given up instead of started again.")
     idle_starts: int = _flag(20, "Starts in a row without progress after which a requeued job refuses to start (0: never).")
     hang_seconds: int = _flag(
@@ -91,7 +101,12 @@ common_settings = CommonSettings(
 def checked(settings: ExecutorSettings) -> ExecutorSettings:
     """Return `settings`, or raise a WorkflowError that lists every value which makes no sense."""
     problems = []
-    for name, choices in (("cluster", Cluster), ("on_interrupt", OnInterrupt), ("launcher", LauncherChoice)):
+    for name, choices in (
+        ("cluster", Cluster),
+        ("on_interrupt", OnInterrupt),
+        ("launcher", LauncherChoice),
+        ("given_up", GivenUp),
+    ):
         value = getattr(settings, name)
         if value not in [str(choice) for choice in choices]:
             allowed = ", ".join(choices)

@@ -128,12 +128,10 @@ class Tracked:
 
     def wanted(self, driver: ProcessName, since: float) -> Wanted:
         """Return what `reattach.examine` needs to know."""
-        outputs = [Path(str(file)) for file in self.job.output]
         inputs = [] if self.identity.own_journal else [str(file) for file in self.job.input]
         changed = max(map(_changed, inputs), default=0.0)
-        return Wanted(
-            self.job.name, self.folder, self.identity.spec, driver, since, changed, all(os.path.lexists(path) for path in outputs)
-        )
+        outputs = tuple(Path(str(file)) for file in self.job.output)
+        return Wanted(self.job.name, self.folder, self.identity.spec, driver, since, changed, outputs)
 
 
 class Submitter:
