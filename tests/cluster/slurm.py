@@ -141,6 +141,10 @@ class SlurmCluster:
         lines = self.order("squeue", "-h", "--states=all", "-o", "%i|%A|%T|%P|%N|%D").splitlines()
         return [Job(*words[:5], int(words[5])) for words in (line.split("|") for line in lines)]
 
+    def node_states(self, node: str) -> set[str]:
+        """Return what Slurm says about a node, such as `down*`. Without -N, sinfo 22.05 may show another node's state."""
+        return set(self.order("sinfo", "-h", "-N", "-n", node, "-o", "%T").split())
+
     def start_daemon(self, name: str, command: list[str], variables: dict[str, str] | None = None) -> None:
         """Start a daemon in a session of its own; what it prints goes to log/NAME.out."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}

@@ -419,10 +419,11 @@ def test_preempted_job_waits_until_the_intruder_is_gone(doomed: Doomed) -> None:
 
 def test_slurm_notices_the_dead_node_and_its_job_waits_until_the_node_is_back(doomed: Doomed) -> None:
     cluster, job = doomed.cluster, doomed.on_dead_node
-    wait_until(lambda: "down" in cluster.ask("sinfo", "-h", "-n", "node2", "-o", "%T"), "node2 down", 3 * DEADLINE_SECONDS)
+    wait_until(lambda: cluster.node_states("node2") == {"down*"}, "node2 down")
     wait_until(lambda: shown(cluster, job, "Restarts") == "1", "the requeue of the job", 3 * DEADLINE_SECONDS)
     assert cluster.job_states()[job] in ("NODE_FAIL", "PENDING")
     with pytest.raises(ClusterError, match="dead already"):
         NodeDeath(cluster, "node2").inflict()
     NodeDeath(cluster, "node2").repair()
+    assert cluster.node_states("node2") & {"idle", "mixed"} and cluster.daemon("slurmd.node2") is not None
     wait_for_state(cluster, job, "RUNNING")

@@ -209,6 +209,7 @@ SITE = {
     "ranks_per_node": 4,
     "heartbeat_seconds": "3s",
     "hang_minutes": "1h",
+    "notify": "true",
     "scratch": "/local/$USER",
     "network_interface": "ib0",
     "secrets": "~/.athanor/secrets",

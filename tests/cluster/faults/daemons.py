@@ -48,7 +48,7 @@ class NodeDeath(Fault):
             time.sleep(1.0)  # Slurm shows the start of a slurmd in whole seconds
             self.cluster.start_node(node)
             self.cluster.wait(lambda: self._started() not in (before, ""), f"slurmd.{node}")
-        self.cluster.wait(lambda: _serves(self.cluster.ask("sinfo", "-h", "-n", node, "-o", "%T")), f"slurmd.{node}")
+        self.cluster.wait(lambda: _serves(self.cluster.node_states(node)), f"slurmd.{node}")
         return f"{node} is up"
 
     def _started(self) -> str:
@@ -57,9 +57,9 @@ class NodeDeath(Fault):
         return found.group(1) if found else ""
 
 
-def _serves(states: str) -> bool:
-    """Say whether a node that sinfo shows in these states (one a partition) can run jobs."""
-    return bool(states.split()) and all(state in ("idle", "mixed", "allocated", "completing") for state in states.split())
+def _serves(states: set[str]) -> bool:
+    """Say whether a node that Slurm shows in these states answers it: none is marked by * or down."""
+    return not any(state.endswith("*") or state.startswith(("down", "unk", "fail")) for state in states)
 
 
 @dataclass(frozen=True)

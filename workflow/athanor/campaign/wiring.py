@@ -1,14 +1,16 @@
 """What the Snakefile and the rules take from the campaign: paths, resources, commands, and the driver's own duties."""
 
+import io
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from athanor.artifacts.manifest import MANIFEST
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.explanation import print_plan
+from athanor.campaign.notice import send_notice
 from athanor.campaign.registry import PLAN, register
 from athanor.recipe.lifecycle import STAGES, Artifact
 from athanor.recipe.loading import parse_set
@@ -150,6 +152,7 @@ class Wiring:
         from athanor.campaign.summary import print_summary
 
         self._end()
+        send_notice(self.campaign, "done", _text(print_summary, self.campaign))
         if os.environ.get("ATHANOR_SUMMARY") != "later":
             print_summary(self.campaign)
 
@@ -159,6 +162,7 @@ class Wiring:
 
         self._end()
         print_failures(self.campaign)
+        send_notice(self.campaign, "stopped", _text(print_failures, self.campaign))
 
     def _end(self) -> None:
         self._watch.stop()
@@ -176,6 +180,12 @@ class Wiring:
                 if value:
                     setattr(merged, key, value)
         return merged
+
+
+def _text(show: Callable[[Campaign, TextIO], None], campaign: Campaign) -> str:
+    out = io.StringIO()
+    show(campaign, out)
+    return out.getvalue()
 
 
 def _exports(site: Site) -> list[str]:

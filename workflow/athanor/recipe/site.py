@@ -51,6 +51,10 @@ class Site:
     secrets: str = key(
         "", "file of NAME=VALUE lines, mode 0600, that each job reads for itself on its node: `~/.athanor/secrets`"
     )
+    notify: str = key(
+        "",
+        'run on the driver\'s machine when a campaign stops or is done, text on its input: `mail -s "$ATHANOR_SUBJECT" me@site`',
+    )
     setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
     environment: dict[str, str] = key({}, "environment variables of every job")
     resources: dict[str, StageResources] = key({}, "by stage (fetch, tokenize, pretrain …) and `default`")
