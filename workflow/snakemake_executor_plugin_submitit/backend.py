@@ -86,8 +86,9 @@ def _silence(attempt: Attempt) -> float:
 class SlurmBackend:
     """Jobs of the Slurm cluster."""
 
-    def __init__(self, slurm: Slurm) -> None:
+    def __init__(self, slurm: Slurm, requeuer_seconds: float = 0.0) -> None:
         self.slurm = slurm
+        self.requeuer_seconds = requeuer_seconds
         self._over_since: dict[str, float] = {}
         self._states: dict[str, SlurmState] = {}
 
@@ -111,7 +112,7 @@ class SlurmBackend:
             return None
         since = self._over_since.setdefault(job.id, time.monotonic())
         waited = time.monotonic() - since
-        return None if waited < _patience(attempt, state.phase) else _slurm_end(attempt, state)
+        return None if waited < self._patience(attempt, state.phase) else _slurm_end(attempt, state)
 
     def conclude(self, attempt: Attempt, job: JobRecord) -> End | None:
         """See Backend."""
@@ -119,9 +120,12 @@ class SlurmBackend:
             state = _its_own(attempt, self.slurm.states([job.id], SETTLED_SECONDS).get(job.id))
         except SlurmUnavailable:
             return None
-        if state is None or state.phase is Phase.LIVE or _patience(attempt, state.phase):
+        if state is None or state.phase is Phase.LIVE or self._patience(attempt, state.phase):
             return None
         return _slurm_end(attempt, state)
+
+    def _patience(self, attempt: Attempt, phase: Phase) -> float:
+        return _patience(attempt, phase, self.requeuer_seconds)
 
     def find(self, attempt: Attempt) -> JobRecord | None:
         """See Backend: by the comment that carries the attempt's uid. Raises SlurmUnavailable."""
@@ -145,10 +149,13 @@ def _its_own(attempt: Attempt, state: SlurmState | None) -> SlurmState | None:
     return SlurmState(Phase.UNKNOWN)
 
 
-def _patience(attempt: Attempt, phase: Phase) -> float:
+def _patience(attempt: Attempt, phase: Phase, requeuer_seconds: float) -> float:
     """Return for how many seconds Slurm must keep saying that the job is over before it is believed."""
     if phase is Phase.COMPLETED and not _all_ranks_ended(attempt):
         return _FORGOTTEN_SECONDS
+    if phase is Phase.FAILED:
+        seen = any(start.revived for start in attempt.starts())  # another requeuer at work, which may do it again
+        return max(requeuer_seconds, _SETTLE_SECONDS if seen else 0.0)
     return {Phase.UNSETTLED: _SETTLE_SECONDS, Phase.UNKNOWN: _FORGOTTEN_SECONDS}.get(phase, 0.0)
 
 

@@ -165,6 +165,8 @@ class StartRecord(Record):
     hosts: list[str]
     done: int | None = None
     """The furthest that the program's progress marks had come before this start; None without any."""
+    revived: bool = False
+    """The start before had failed, and neither this executor nor the program had asked for another: somebody else did."""
     time: float = field(default_factory=time.time)
 
 

@@ -69,10 +69,11 @@ class StageTask:
             print(f"{self.attempt_folder}: not started, {refusal}", flush=True)
             return 0
         rank_file = f"rank-{place.global_rank}.json"
+        before = RankRecord.read(attempt.folder, rank_file)
         (attempt.folder / rank_file).unlink(missing_ok=True)
         (attempt.folder / note_file(place.global_rank)).unlink(missing_ok=True)  # of the start before a requeue
         if place.global_rank == 0:
-            start = StartRecord(restart, list(place.hostnames), furthest(attempt))
+            start = StartRecord(restart, list(place.hostnames), furthest(attempt), _was_revived(before))
             replace(attempt.folder, start, f"start-{restart:03d}.json")
             self._refuse_idle_starts(attempt)
         code, stop = self._run(attempt, place, restart)
@@ -239,6 +240,10 @@ def _refusal(attempt: Attempt, place: JobEnvironment) -> str | None:
     if job is None or (job.kind, job.id) == (JobKind.SLURM, place.job_id):
         return None
     return f"the attempt belongs to {job}"
+
+
+def _was_revived(before: RankRecord | None) -> bool:
+    return before is not None and not before.stopped and before.exit_code not in (0, EX_TEMPFAIL)
 
 
 def _finish_if_last(attempt: Attempt, place: JobEnvironment, restart: int) -> None:

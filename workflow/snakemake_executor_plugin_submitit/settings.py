@@ -71,6 +71,9 @@ class ExecutorSettings(ExecutorSettingsBase):
     policy: str = _flag(
         "", "module:function that judges an ended attempt (Evidence → Judgement or None) before the built-in table."
     )
+    requeuer_seconds: float = _flag(
+        0.0, "Seconds for which a failed job is left to another requeuer of the site (0: only where one was seen at work)."
+    )
     given_up: str = _flag(
         "start", "Jobs that an earlier run gave up: start them again, or leave them (for a run that nobody watches).", GivenUp
     )
