@@ -19,6 +19,7 @@ PAUSE_SECONDS = (1.0, 6.0)  # of undisturbed work between two faults
 BROKEN_SECONDS = (2.0, 12.0)  # before what a person would repair is repaired
 RECOVERY_SECONDS = 300.0
 _LOOK_SECONDS = 0.2
+_ROUND_SECONDS = 10.0
 _DRIVER_SIGNALS = {"driver-kill": signal.SIGKILL, "driver-ctrl-c": signal.SIGINT, "driver-hangup": signal.SIGHUP}
 _HITS_A_JOB = ("preempt", "walltime", "walltime-at-once", "requeue", "cancel", "hang", "kill-rank", "node-death")
 
@@ -93,6 +94,7 @@ class Campaign:
         self.workload, self.rng, self.kinds, self.may_break = workload, rng, kinds, may_break
         self.driver: subprocess.Popen[bytes] | None = None
         self.restarts = 0
+        self.round = 0.0
         self.ended = Ended()
 
     def run(self, reference: dict[str, str]) -> Ended:
@@ -172,10 +174,20 @@ class Campaign:
         """Whether the driver has ended well; one that has not is started again, as by its user."""
         assert self.driver is not None
         code = self.driver.poll()
+        self._administer()
         if code:
             self.restarts += 1
             self.driver = self.workload.start_driver()
         return code == 0
+
+    def _administer(self) -> None:
+        """What an administrator does about nodes that Slurm drained: a controller that forgets jobs gives their ids again."""
+        if time.monotonic() > self.round:
+            self.round = time.monotonic() + _ROUND_SECONDS
+            cluster = self.workload.cluster
+            drained = cluster.ask("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split()
+            for node in {*drained} & {*cluster.layout.nodes}:
+                cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def _starts(self) -> int:
         return sum(len(attempt.starts()) for attempts in self.workload.attempts() for attempt in attempts)

@@ -162,7 +162,9 @@ class Pretraining(Workload):
         settings["pretrain"] |= {"milestone_tokens": [49152], "token_budget": 98304}  # type: ignore[operator]
         project.write_recipe("tiny", settings)
         resources = {"cpus_per_task": 1, "memory": "1GB", "partition": "preempt", "runtime": "1h"}
-        project.write("config/sites/laptop.yaml", {**SITE, "ranks_per_node": 1, "resources": {"default": resources}})
+        project.write(
+            "config/sites/laptop.yaml", {**SITE, "ranks_per_node": 1, "hang_minutes": "1min", "resources": {"default": resources}}
+        )
         locked = project.athanor("recipe", "lock", "tiny")
         assert locked.returncode == 0, locked.stderr
 

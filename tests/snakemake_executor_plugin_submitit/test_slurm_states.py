@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
+from snakemake_executor_plugin_submitit.backend import SlurmBackend
+from snakemake_executor_plugin_submitit.journal import Attempt
 from snakemake_executor_plugin_submitit.local import LocalQueue, Machine
 from snakemake_executor_plugin_submitit.resources import Request, read_request, slurm_parameters
-from snakemake_executor_plugin_submitit.slurm import Phase, parse_sacct, parse_scontrol, parse_squeue, phase_of
+from snakemake_executor_plugin_submitit.slurm import Phase, SlurmState, parse_sacct, parse_scontrol, parse_squeue, phase_of
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,38 @@ def test_queue_lets_a_job_larger_than_the_machine_run_alone() -> None:
     assert queue.fits(giant) and "cores=8 of 4" in queue.excess(giant)
     queue.take("other", Request())
     assert not queue.fits(giant)
+
+
+class HeldJobs:
+    """A Slurm in which jobs are held again and again."""
+
+    poll_seconds = 0.0
+
+    def __init__(self, detail: str) -> None:
+        self.detail, self.released = detail, 0
+
+    def due(self, interval: float) -> bool:
+        return True
+
+    def states(self, jobs: object) -> dict[str, SlurmState]:
+        return {"7": SlurmState(Phase.LIVE, "PENDING", self.detail)}
+
+    def release(self, job_id: str) -> bool:
+        self.released += 1
+        return True
+
+
+def test_job_that_a_node_could_not_launch_is_released_a_few_times_and_then_left_to_a_person(tmp_path: Path) -> None:
+    slurm, said = HeldJobs("launch failed requeued held"), list[str]()
+    backend = SlurmBackend(slurm, warn=said.append)  # type: ignore[arg-type]
+    for _ in range(9):
+        backend.refresh({"7": Attempt(tmp_path)})
+    assert slurm.released == 5 and len(said) == 6
+    assert "released it" in said[0] and "scontrol release 7" in said[-1]
+
+
+def test_job_that_waits_or_that_somebody_holds_is_left_alone(tmp_path: Path) -> None:
+    for reason in ("Resources", "JobHeldUser"):
+        slurm = HeldJobs(reason)
+        SlurmBackend(slurm).refresh({"7": Attempt(tmp_path)})  # type: ignore[arg-type]
+        assert slurm.released == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,10 +17,11 @@ from .journal import Attempt, End, JobKind, JobRecord, Outcome, RankRecord, writ
 from .launch import StageTask
 from .local import DetachedLocalExecutor
 from .processes import is_alive, is_here
-from .slurm import SETTLED_SECONDS, AttemptSlurmExecutor, Phase, Slurm, SlurmState, SlurmUnavailable
+from .slurm import HELD_AFTER_LAUNCH, SETTLED_SECONDS, AttemptSlurmExecutor, Phase, Slurm, SlurmState, SlurmUnavailable
 
 _SETTLE_SECONDS = 60.0  # Slurm requeues a job of a dead node 5–9 s after it declared it failed
 _FORGOTTEN_SECONDS = 45.0  # sacct shows a new job after 0.8–2 s; a file server may be slower
+_RELEASES = 5  # of a job that nodes cannot launch, before that is left to a person
 _HURRY_SECONDS = 2.0  # between questions about a job that seems to be ending
 _ENDING_SECONDS = 120.0  # for which a failed rank makes its job seem to be ending
 _SILENCE_SECONDS = 180.0  # of a local controller on another machine, which touches a file every 15 s
@@ -86,10 +89,12 @@ def _silence(attempt: Attempt) -> float:
 class SlurmBackend:
     """Jobs of the Slurm cluster."""
 
-    def __init__(self, slurm: Slurm, requeuer_seconds: float = 0.0) -> None:
+    def __init__(self, slurm: Slurm, requeuer_seconds: float = 0.0, warn: Callable[[str], None] = print) -> None:
         self.slurm = slurm
         self.requeuer_seconds = requeuer_seconds
+        self.warn = warn
         self._over_since: dict[str, float] = {}
+        self._releases: Counter[str] = Counter()
         self._states: dict[str, SlurmState] = {}
 
     def refresh(self, jobs: dict[str, Attempt]) -> None:
@@ -103,6 +108,20 @@ class SlurmBackend:
             self._states = {}
             return
         self._states = states
+        for job_id in jobs.keys() & states.keys():
+            if states[job_id].detail == HELD_AFTER_LAUNCH:
+                self._release(job_id)
+
+    def _release(self, job_id: str) -> None:
+        """Let a job that no node could start wait for others; give up where that goes on."""
+        self._releases[job_id] += 1
+        if self._releases[job_id] <= _RELEASES and self.slurm.release(job_id):
+            self.warn(f"Slurm held job {job_id} because a node could not launch it, and drained the node; released it.")
+        elif self._releases[job_id] == _RELEASES + 1:
+            self.warn(
+                f"Slurm holds job {job_id} again: its nodes cannot launch it (sinfo -R says why). "
+                f"When they can: scontrol release {job_id}"
+            )
 
     def look(self, attempt: Attempt, job: JobRecord) -> End | None:
         """See Backend."""

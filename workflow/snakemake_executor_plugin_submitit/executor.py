@@ -50,7 +50,9 @@ class Executor(RemoteExecutor):
         self.policy = load_policy(self.settings.policy)
         self.cluster = resolve_cluster(self.settings.cluster)
         self.kind = JobKind.SLURM if self.cluster is Cluster.SLURM else JobKind.LOCAL
-        self.slurm_backend = SlurmBackend(Slurm(self.settings.queue_poll_seconds), self.settings.requeuer_seconds)
+        self.slurm_backend = SlurmBackend(
+            Slurm(self.settings.queue_poll_seconds), self.settings.requeuer_seconds, self.logger.warning
+        )
         self.backends: dict[JobKind, Backend] = {JobKind.LOCAL: LocalBackend(), JobKind.SLURM: self.slurm_backend}
         self.queue = LocalQueue(this_machine(self.settings.local_cores, self.settings.local_mem_mb))
         self.driver, self.since = this_process(), time.time()

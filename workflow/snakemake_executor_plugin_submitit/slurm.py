@@ -23,6 +23,7 @@ _SUBMITIT_MINUTES = 5  # what submitit assumes of a job without a time limit; it
 _DEFAULT_ARRAY_SIZE = 1001  # Slurm's own
 SETTLED_SECONDS = 2.0  # in which a listing of the queue serves for many jobs that are looked at one after the other
 _LONGEST_BACKOFF_SECONDS = 600.0
+HELD_AFTER_LAUNCH = "launch failed requeued held"  # Slurm's reason: a node could not start the job, and was drained
 _UNKNOWN_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
 _LIVE_STATES = {
@@ -165,6 +166,10 @@ class Slurm:
         except SlurmUnavailable:
             found = None
         return int(found[1]) if found else _DEFAULT_ARRAY_SIZE
+
+    def release(self, job_id: str) -> bool:
+        """Let a held job wait for nodes again; whether Slurm took it."""
+        return _ask(["scontrol", "release", job_id]).returncode == 0
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job; one that has ended stays as it is."""
