@@ -10,6 +10,7 @@ redone, no process left. Records lie in --folder: started again, it goes on wher
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -39,6 +40,7 @@ from tests.cluster.slurm import SlurmCluster, running_cluster  # noqa: E402
 NODES = ("node1", "node2")
 PRETRAIN_SHARE = 0.25
 DISK_MEGABYTES = 64
+SCRIPT = ("node-death", "preempt", "walltime", "walltime", "driver-kill", "driver-kill")  # of workload lifecycle
 
 
 class Plan:
@@ -92,7 +94,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="12 faults on two campaigns at a time")
     parser.add_argument("--faults", type=int, default=300, metavar="N")
     parser.add_argument("--campaigns", type=int, default=4, metavar="N", help="how many run at a time, each on its own Slurm")
-    parser.add_argument("--workload", choices=list(WORKLOADS), help="only this one")
+    parser.add_argument("--workload", choices=list(WORKLOADS), help="only this one; lifecycle: a fixed row of six faults")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, metavar="DIR", help="records and broken campaigns; benchmarks/out/faults-SEED")
@@ -100,6 +102,8 @@ def main() -> int:
     folder = arguments.folder or CHECKOUT / "benchmarks" / "out" / f"faults-{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     faults, at_once = (12, 2) if arguments.quick else (arguments.faults, arguments.campaigns)
+    if arguments.workload == "lifecycle":
+        faults, at_once = len(SCRIPT), 1
     plan = Plan(folder, faults, arguments.seed)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: abandon(plan, folder, number))
@@ -133,7 +137,7 @@ def work(plan: Plan, folder: Path, number: int, only: str | None) -> None:
         with running_cluster(scratch, NODES, accounting=number == 0) as cluster:
             plan.clusters.append(cluster)
             rng = random.Random(f"{plan.seed}/{number}/{len(plan.campaigns)}")
-            order = kinds(rng)
+            order = itertools.cycle(SCRIPT) if only == "lifecycle" else kinds(rng)
             while len(plan.records) + plan.open < plan.faults:
                 name = only or plan.next_workload(number)
                 count = f"{number}-{len(plan.campaigns)}-{time.time_ns() // 10**9}"

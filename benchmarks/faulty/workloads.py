@@ -155,15 +155,19 @@ class Shards(Workload):
 class Pretraining(Workload):
     """The real lifecycle at its smallest, with two longer milestones of two ranks on two nodes."""
 
+    ranks, ranks_per_node = 2, 1
+
     def lay_out(self) -> None:
         """See Workload."""
         project = Project.make(self.folder)
         settings = recipe()
+        settings["pretrain"]["parallel"]["ranks"] = self.ranks  # type: ignore[index]
         settings["pretrain"] |= {"milestone_tokens": [49152], "token_budget": 98304}  # type: ignore[operator]
         project.write_recipe("tiny", settings)
         resources = {"cpus_per_task": 1, "memory": "1GB", "partition": "preempt", "runtime": "1h"}
         project.write(
-            "config/sites/laptop.yaml", {**SITE, "ranks_per_node": 1, "hang_minutes": "1min", "resources": {"default": resources}}
+            "config/sites/laptop.yaml",
+            {**SITE, "ranks_per_node": self.ranks_per_node, "hang_minutes": "1min", "resources": {"default": resources}},
         )
         locked = project.athanor("recipe", "lock", "tiny")
         assert locked.returncode == 0, locked.stderr
@@ -188,4 +192,10 @@ class Pretraining(Workload):
         return found
 
 
-WORKLOADS: dict[str, type[Workload]] = {"chain": Chain, "shards": Shards, "pretrain": Pretraining}
+class Lifecycle(Pretraining):
+    """The same on two nodes of two ranks each, for a fixed row of faults."""
+
+    ranks, ranks_per_node = 4, 2
+
+
+WORKLOADS: dict[str, type[Workload]] = {"chain": Chain, "shards": Shards, "pretrain": Pretraining, "lifecycle": Lifecycle}
