@@ -13,6 +13,7 @@ settings.load_profile("athanor")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, lambda *_: None)
 
+LIFECYCLE = "tests/lifecycle"
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
     "tests/training/test_layouts.py",
@@ -32,7 +33,14 @@ START_PROCESSES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes."""
+    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes; say what shares fixtures.
+
+    The tests of one file run on one of the two processes of `make test`, those of the lifecycle, which share a finished
+    campaign, on one as well. It takes longest, so it comes first.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(LIFECYCLE))
     for item in items:
         if item.nodeid.startswith(START_PROCESSES):
             item.add_marker(pytest.mark.slow)
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(LIFECYCLE if file.startswith(LIFECYCLE) else file))
