@@ -52,9 +52,18 @@ def test_program_that_never_marks_progress_never_hangs(tmp_path: Path, clock: Cl
     assert seconds_to_hang(Watchdog(tmp_path, HangRule(10, 2)), clock) is None
 
 
-def test_mark_of_an_earlier_start_says_nothing_about_this_one(tmp_path: Path, clock: Clock) -> None:
-    mark(tmp_path, 1, 50)
-    assert seconds_to_hang(Watchdog(tmp_path, HangRule(10, 2)), clock) is None
+def test_program_that_is_known_to_mark_progress_may_take_longer_to_its_first_mark(tmp_path: Path, clock: Clock) -> None:
+    assert seconds_to_hang(Watchdog(tmp_path, HangRule(10, 2, marks=True)), clock) == pytest.approx(41, abs=1)
+
+
+@pytest.mark.parametrize("attempt", ["001", "002"])
+def test_program_that_left_marks_before_is_known_to(tmp_path: Path, clock: Clock, attempt: str) -> None:
+    for name in ("001", "002"):
+        (tmp_path / name).mkdir()
+    mark(tmp_path / attempt, 1, 50)
+    dog = Watchdog(tmp_path / "002", HangRule(10, 2))
+    assert seconds_to_hang(dog, clock) == pytest.approx(41, abs=1)
+    assert "since its start" in dog.hang()
 
 
 def test_silence_beyond_the_rule_is_a_hang(tmp_path: Path, clock: Clock) -> None:

@@ -289,7 +289,11 @@ class Submitter:
             cpus_per_task=tracked.request.cpus_per_task,
             grace_seconds=max(delay / 2, delay - _MARGIN_SECONDS),
             environment=_environment(job),
-            hang=HangRule(hang_seconds(job.name, job.resources, self.settings.hang_seconds), self.settings.hang_multiple),
+            hang=HangRule(
+                hang_seconds(job.name, job.resources, self.settings.hang_seconds),
+                self.settings.hang_multiple,
+                marks=job.resources.get("hang_seconds") is not None,
+            ),
             idle_starts=self.settings.idle_starts,
             roll_back=_rolls_back(tracked.folder, attempt),
         )

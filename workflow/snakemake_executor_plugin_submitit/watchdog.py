@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .progress import Mark, newest_mark
 
+_START_FACTOR = 4.0  # a program that is known to leave marks may take this many times the longest silence to its first
 _STALL_FACTOR = 4.0  # beats without progress are believed for this many times the longest silence
 _POLLS_PER_LIMIT = 10.0
 _SHORTEST_POLL, _LONGEST_POLL = 0.2, 60.0
@@ -27,6 +28,8 @@ class HangRule:
 
     seconds: float = 0.0
     multiple: float = 10.0
+    marks: bool = False
+    """The program is known to mark its progress, so that silence from the start means something."""
 
 
 @dataclass
@@ -36,13 +39,16 @@ class Watchdog:
     folder: Path
     rule: HangRule
     _seen: Mark | None = None
-    _beat: float = field(default_factory=time.monotonic)
-    _advanced: float = field(default_factory=time.monotonic)
+    _beat: float = 0.0
+    _advanced: float = 0.0
     _usual: float = 0.0
     _live: bool = False
+    _known: bool = False
 
     def __post_init__(self) -> None:
+        self._beat = self._advanced = time.monotonic()
         self._seen = newest_mark(self.folder)  # of an earlier start of the same job
+        self._known = self.rule.marks or any(self.folder.parent.glob("[0-9]*/heartbeat-*.json"))
 
     @property
     def poll_seconds(self) -> float | None:
@@ -62,7 +68,9 @@ class Watchdog:
                 self._advanced = now
             self._live, self._seen, self._beat = True, mark, now
         if not self._live or self._seen is None:
-            return ""  # silence before the first mark says nothing: the program may not know the protocol
+            # A start takes longer than a step; of a program that has never left a mark, silence says nothing.
+            silent = now - self._beat > _START_FACTOR * self.rule.seconds
+            return f"no mark for {now - self._beat:.0f} s since its start" if self._known and silent else ""
         limit = max(self.rule.seconds, self.rule.multiple * self._usual)
         at = f"at {self._seen.done} {self._seen.unit}".rstrip()
         if now - self._beat > limit:
