@@ -32,8 +32,8 @@ _ON_JOBS: dict[str, Make] = {
     "cancel": lambda rng, w, job: faults.Cancel(w.cluster, job),
 }
 _ON_RANKS: dict[str, Make] = {
-    "hang": lambda rng, w, job: faults.Hang(w.cluster, job, rng.randrange(2)),
-    "kill-rank": lambda rng, w, job: faults.KillRank(w.cluster, job, rng.randrange(2)),
+    "hang": lambda rng, w, job: faults.Hang(w.cluster, job, rng.randrange(w.ranks)),
+    "kill-rank": lambda rng, w, job: faults.KillRank(w.cluster, job, rng.randrange(w.ranks)),
 }
 _ON_THE_CLUSTER: dict[str, Make] = {
     "node-death": lambda rng, w, job: faults.NodeDeath(w.cluster, rng.choice(w.cluster.layout.nodes)),
@@ -77,9 +77,9 @@ class Ended:
 
 def kinds_for(workload: Workload) -> dict[str, Make | None]:
     """The faults that mean something to this workload; None for what is done to its driver."""
-    kinds: dict[str, Make | None] = {**dict.fromkeys(_DRIVER_SIGNALS), **_ON_JOBS, **_ON_THE_CLUSTER}
-    if not isinstance(workload, Shards):  # elements of arrays are not told apart by their processes' SLURM_JOB_ID
-        kinds |= _ON_RANKS
+    kinds: dict[str, Make | None] = {**dict.fromkeys(_DRIVER_SIGNALS), **_ON_JOBS, **_ON_RANKS, **_ON_THE_CLUSTER}
+    if isinstance(workload, Shards):
+        del kinds["hang"]  # shards leave no marks, so their silence means nothing
     if workload.cluster.layout.accounting:
         kinds |= _ON_ACCOUNTING
     if isinstance(workload, Chain):
@@ -127,12 +127,12 @@ class Campaign:
     def _break(self) -> bool:
         """Inflict one fault and wait until it is overcome; False when it isn't."""
         workload, restarts = self.workload, self.restarts
-        kind, fault = self._choose()
-        began, starts = time.monotonic(), self._starts()
-        try:
-            fault.inflict() if fault is not None else self._signal_driver(_DRIVER_SIGNALS[kind])
-        except ClusterError:
-            return True  # there is nothing to break any more: the job has just ended
+        makers = kinds_for(workload)
+        kind = next(kind for kind in self.kinds if kind in makers)
+        inflicted = self._inflict(kind, makers[kind])
+        if inflicted is None:
+            return True  # the campaign has ended
+        fault, began, starts = inflicted
         with contextlib.suppress(ClusterError):
             if fault is not None and fault.way_back and kind != "hang":
                 self._wait(self.rng.uniform(*BROKEN_SECONDS))
@@ -146,18 +146,30 @@ class Campaign:
             self.ended.problems.append(f"{kind}: no progress within {RECOVERY_SECONDS:.0f} s")
         return survived
 
-    def _choose(self) -> tuple[str, faults.Fault | None]:
-        """The next kind that means something now, and the fault."""
-        makers = kinds_for(self.workload)
-        for kind in self.kinds:
-            if kind in makers:
-                jobs = self.workload.running_jobs()
-                make = makers[kind]
-                if make is None:
-                    return kind, None
-                if jobs or kind not in {**_ON_JOBS, **_ON_RANKS}:
-                    return kind, make(self.rng, self.workload, self.rng.choice(jobs) if jobs else "")
-        raise AssertionError("kinds never end")
+    def _inflict(self, kind: str, make: Make | None) -> tuple[faults.Fault | None, float, int] | None:
+        """Inflict as soon as there is something to break; return the fault, when, and how many starts there were then."""
+        if make is None:
+            began, starts = time.monotonic(), self._starts()
+            self._signal_driver(_DRIVER_SIGNALS[kind])
+            return None, began, starts
+        while not self._finished():
+            jobs = self._jobs_to_break() if kind in {**_ON_JOBS, **_ON_RANKS} else [""]
+            fault = make(self.rng, self.workload, self.rng.choice(jobs or [""]))
+            began, starts = time.monotonic(), self._starts()
+            try:
+                fault.inflict()
+            except ClusterError:
+                time.sleep(_LOOK_SECONDS)  # the job has just ended, or has not begun yet
+            else:
+                return fault, began, starts
+        return None
+
+    def _jobs_to_break(self) -> list[str]:
+        """Running jobs, waited for; none when the campaign ends first."""
+        end = time.monotonic() + RECOVERY_SECONDS
+        while not (jobs := self.workload.running_jobs()) and not self._finished() and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+        return jobs
 
     def _signal_driver(self, number: signal.Signals) -> None:
         assert self.driver is not None

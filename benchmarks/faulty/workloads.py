@@ -8,6 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from snakemake_executor_plugin_submitit.journal import Attempt, Outcome, read_jobs
 from snakemake_executor_plugin_submitit.progress import newest_mark
@@ -57,6 +58,7 @@ class Workload(ABC):
 
     folder: Path
     cluster: SlurmCluster
+    ranks: ClassVar[int] = 2
 
     @abstractmethod
     def lay_out(self) -> None:
@@ -141,7 +143,7 @@ class Chain(Workload):
 class Shards(Workload):
     """Equal jobs of some seconds, as an array."""
 
-    shards, seconds = 12, 8
+    shards, seconds, ranks = 12, 8, 1
 
     def lay_out(self) -> None:
         """See Workload."""
@@ -155,7 +157,7 @@ class Shards(Workload):
 class Pretraining(Workload):
     """The real lifecycle at its smallest, with two longer milestones of two ranks on two nodes."""
 
-    ranks, ranks_per_node = 2, 1
+    ranks_per_node = 1
 
     def lay_out(self) -> None:
         """See Workload."""

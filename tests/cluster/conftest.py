@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .fixtures import as_login_node, temporary_cluster
+from .fixtures import as_login_node, forget_jobs, temporary_cluster
 from .slurm import SlurmCluster
 
 
@@ -22,3 +22,17 @@ def accounting_cluster() -> Iterator[SlurmCluster]:
     """One with slurmdbd and MariaDB, for tests that need sacct; not in the environment: see `as_login_node`."""
     with temporary_cluster(accounting=True) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="package")
+def breakable() -> Iterator[SlurmCluster]:
+    """One that tests break and repair, with memory limits; use `cluster`."""
+    with temporary_cluster(memory_limits=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(breakable: SlurmCluster) -> Iterator[SlurmCluster]:
+    """The breakable one, without jobs when a test is over."""
+    yield breakable
+    forget_jobs(breakable)

@@ -1,15 +1,19 @@
-"""Clusters for the length of a test, and what they are asked there."""
+"""Clusters for the length of a test, and what tests have them do."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ..snakemake_executor_plugin_submitit.drivers import wait_until
 from .slurm import SlurmCluster, missing_requirements, running_cluster
 
 
@@ -35,3 +39,39 @@ def as_login_node(cluster: SlurmCluster) -> Iterator[None]:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
         yield
+
+
+def forget_jobs(cluster: SlurmCluster) -> None:
+    """End all jobs."""
+    cluster.ask("scancel", "--quiet", "--user=root")
+    wait_until(lambda: not cluster.order("squeue", "-h").strip(), "the end of all jobs")
+
+
+def submit(cluster: SlurmCluster, script: str, *options: str) -> str:
+    """Submit a shell script; return the job's id."""
+    usual = ["--parsable", "--output=/dev/null", "--chdir=/", "--time=30"]
+    return cluster.order("sbatch", *usual, *options, f"--wrap={script}").strip()
+
+
+def run(cluster: SlurmCluster, script: str = "sleep 600", *options: str) -> str:
+    """Submit a shell script and wait until it runs."""
+    job = submit(cluster, script, *options)
+    wait_for_state(cluster, job, "RUNNING")
+    return job
+
+
+def wait_for_state(cluster: SlurmCluster, job: str, *states: str) -> None:
+    """Wait until the job is in one of the states."""
+    wait_until(lambda: cluster.job_states().get(job) in states, f"job {job} {' or '.join(states)}")
+
+
+def shown(cluster: SlurmCluster, job: str, name: str) -> str:
+    """Return one value of `scontrol show job`."""
+    found = re.search(rf"\b{name}=(\S+)", cluster.ask("scontrol", "show", "job", job))
+    return found.group(1) if found else ""
+
+
+def as_driver(cluster: SlurmCluster, *command: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command as drivers do, through the cluster's wrappers."""
+    environment = {**os.environ, **cluster.environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)

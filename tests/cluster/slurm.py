@@ -142,8 +142,11 @@ class SlurmCluster:
         return [Job(*words[:5], int(words[5])) for words in (line.split("|") for line in lines)]
 
     def node_states(self, node: str) -> set[str]:
-        """Return what Slurm says about a node, such as `down*`. Without -N, sinfo 22.05 may show another node's state."""
-        return set(self.order("sinfo", "-h", "-N", "-n", node, "-o", "%T").split())
+        """Return what Slurm says about a node, such as `down*`, in any of its partitions; nothing when it doesn't answer."""
+        # Of a single node (-n), slurmctld 22.05 may say `mixed*` for good when it is down: only a question about all of them
+        # makes it count anew.
+        lines = self._run("sinfo", "-h", "-N", "-o", "%N %T").stdout.splitlines()
+        return {state for name, state in (line.split() for line in lines) if name == node}
 
     def start_daemon(self, name: str, command: list[str], variables: dict[str, str] | None = None) -> None:
         """Start a daemon in a session of its own; what it prints goes to log/NAME.out."""
@@ -207,8 +210,7 @@ class SlurmCluster:
         self.wait(lambda: "MUNGE:" in self.ask("munge", "-n", "-S", f"{folder}/run/munge.sock"), "munged")
 
     def _all_idle(self) -> bool:
-        lines = set(self.ask("sinfo", "-h", "-N", "-o", "%N %T").splitlines())  # one a node and partition
-        return lines == {f"{node} idle" for node in self.layout.nodes}
+        return all(self.node_states(node) == {"idle"} for node in self.layout.nodes)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, Checkout, kill, wait_until
+from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, wait_until
 from . import processes
 from .configuration import ClusterError
 from .faults import (
@@ -25,10 +23,8 @@ from .faults import (
     ControllerStop,
     Failing,
     FullDisk,
-    Hang,
     KillRank,
     NodeDeath,
-    OutOfMemory,
     Preempt,
     Requeue,
     Slow,
@@ -36,60 +32,12 @@ from .faults import (
     inflicted,
 )
 from .faults.table import markdown
-from .fixtures import as_login_node, temporary_cluster
+from .fixtures import as_driver, run, shown, submit, temporary_cluster, wait_for_state
 from .slurm import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def breakable() -> Iterator[SlurmCluster]:
-    """A cluster that the tests of this module break and repair."""
-    with temporary_cluster(memory_limits=True) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(breakable: SlurmCluster) -> Iterator[SlurmCluster]:
-    """The same, without jobs when a test is over."""
-    yield breakable
-    forget_jobs(breakable)
-
-
-def forget_jobs(cluster: SlurmCluster) -> None:
-    cluster.ask("scancel", "--quiet", "--user=root")
-    wait_until(lambda: not cluster.order("squeue", "-h").strip(), "the end of all jobs")
-
-
-def submit(cluster: SlurmCluster, script: str, *options: str) -> str:
-    """Submit a shell script; return the job's id."""
-    usual = ["--parsable", "--output=/dev/null", "--chdir=/", "--time=30"]
-    return cluster.order("sbatch", *usual, *options, f"--wrap={script}").strip()
-
-
-def run(cluster: SlurmCluster, script: str = "sleep 600", *options: str) -> str:
-    """Submit a shell script and wait until it runs."""
-    job = submit(cluster, script, *options)
-    wait_for_state(cluster, job, "RUNNING")
-    return job
-
-
-def wait_for_state(cluster: SlurmCluster, job: str, *states: str) -> None:
-    wait_until(lambda: cluster.job_states().get(job) in states, f"job {job} {' or '.join(states)}")
-
-
-def shown(cluster: SlurmCluster, job: str, name: str) -> str:
-    """Return one value of `scontrol show job`."""
-    found = re.search(rf"\b{name}=(\S+)", cluster.ask("scontrol", "show", "job", job))
-    return found.group(1) if found else ""
-
-
-def as_driver(cluster: SlurmCluster, *command: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command as drivers do, through the cluster's wrappers."""
-    environment = {**os.environ, **cluster.environment}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @dataclass(frozen=True)
@@ -278,111 +226,6 @@ def test_full_disk_hides_nothing(cluster: SlurmCluster, tmp_path: Path) -> None:
         FullDisk(cluster, tmp_path).inflict()
 
 
-@dataclass(frozen=True)
-class Training:
-    """A job of the executor with two ranks, each of which takes a megabyte and marks it, again and again."""
-
-    checkout: Checkout
-    job: str
-
-    def marks(self, rank: int) -> int:
-        return len("".join(self.checkout.lines(f"marks.{rank}")))
-
-    def wait_for_marks(self, rank: int) -> None:
-        before = self.marks(rank)
-        wait_until(lambda: self.marks(rank) > before + 2, f"marks of rank {rank}")
-
-    def wait_for_end(self, rank: int) -> int:
-        (attempt,) = self.checkout.attempts()
-        wait_until(lambda: rank in attempt.ranks(), f"the end of rank {rank}")
-        return attempt.ranks()[rank].exit_code
-
-    def log(self, rank: int) -> str:
-        (attempt,) = self.checkout.attempts()
-        return attempt.rank_log(rank).read_text()
-
-
-WORKER = """
-    import os, time
-    held = []
-    while True:
-        held.append(bytes(1 << 20))
-        with open("marks." + os.environ["RANK"], "a") as marks:
-            marks.write(".")
-        time.sleep(0.02)
-"""
-
-
-@pytest.fixture
-def training(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Training]:
-    """Such a job, whose ranks run."""
-    checkout = Checkout(tmp_path, cluster="slurm")
-    checkout.write(WORKER, "worker.py")
-    rule = 'rule train:\n    output: "done"\n    resources: nodes=2, tasks=2, runtime=60, mem_mb=4000\n'
-    checkout.write(f'{rule}    shell: "{sys.executable} worker.py"\n')
-    with as_login_node(cluster):
-        driver = checkout.start("--submitit-queue-poll-seconds", "1")
-    try:
-        wait_until(lambda: checkout.lines("marks.0") and checkout.lines("marks.1"), "the start of both ranks")
-        (attempt,) = checkout.attempts()
-        yield Training(checkout, attempt.job().id)
-    finally:
-        kill(driver)
-
-
-def test_hanging_rank_stands_still_and_nothing_else_does(cluster: SlurmCluster, training: Training) -> None:
-    with inflicted(Hang(cluster, training.job, 1)):
-        wait_until(lambda: commands_states(cluster, training.job) == {0: {"S"}, 1: {"T"}}, "the stop of rank 1")
-        before = training.marks(1)
-        training.wait_for_marks(0)
-        assert training.marks(1) == before
-        assert "T" not in launcher_states(cluster, training.job)
-        assert cluster.job_states()[training.job] == "RUNNING"
-    training.wait_for_marks(1)
-    with pytest.raises(ClusterError, match=r"no rank 2; it has 0, 1"):
-        Hang(cluster, training.job, 2).inflict()
-
-
-def test_killed_rank_is_known_by_its_launcher(cluster: SlurmCluster, training: Training) -> None:
-    KillRank(cluster, training.job, 1).inflict()
-    assert training.wait_for_end(1) == 137
-
-
-def test_task_of_an_array_is_found_by_the_id_that_squeue_shows(cluster: SlurmCluster) -> None:
-    array = submit(cluster, "RANK=0 setsid sleep 600", "--array=0-1")
-    wait_until(lambda: all(processes.commands(cluster.layout, f"{array}_{task}") for task in (0, 1)), "the start of both tasks")
-    KillRank(cluster, f"{array}_1", 0).inflict()
-    wait_for_state(cluster, f"{array}_1", "FAILED")
-    assert cluster.job_states()[f"{array}_0"] == "RUNNING"
-    assert Hang(cluster, f"{array}_1", 0).repair().endswith("has ended")
-
-
-def test_rank_out_of_memory_fails_at_its_next_request(cluster: SlurmCluster, training: Training) -> None:
-    OutOfMemory(cluster, training.job, 0).inflict()
-    assert training.wait_for_end(0) == 1
-    assert "MemoryError" in training.log(0)
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def commands_states(cluster: SlurmCluster, job: str) -> dict[int, set[str]]:
-    """The state letters of the ranks' commands, running and sleeping being the same."""
-    ranks = processes.commands(cluster.layout, job)
-    return {rank: {state_of(pid).replace("R", "S") for pid in groups} for rank, groups in ranks.items()}
-
-
-def launcher_states(cluster: SlurmCluster, job: str) -> list[str]:
-    found = [
-        state_of(process.pid)
-        for process in processes.all_processes()
-        if process.environment.get("SLURM_JOB_ID") == job and "RANK" not in process.environment
-    ]
-    assert len(found) >= 3  # the script, srun and a launcher a rank
-    return found
-
-
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
@@ -420,7 +263,7 @@ def test_preempted_job_waits_until_the_intruder_is_gone(doomed: Doomed) -> None:
 def test_slurm_notices_the_dead_node_and_its_job_waits_until_the_node_is_back(doomed: Doomed) -> None:
     cluster, job = doomed.cluster, doomed.on_dead_node
     wait_until(lambda: cluster.node_states("node2") == {"down*"}, "node2 down")
-    wait_until(lambda: shown(cluster, job, "Restarts") == "1", "the requeue of the job", 3 * DEADLINE_SECONDS)
+    wait_until(lambda: shown(cluster, job, "Restarts") == "1", "the requeue of the job")
     assert cluster.job_states()[job] in ("NODE_FAIL", "PENDING")
     with pytest.raises(ClusterError, match="dead already"):
         NodeDeath(cluster, "node2").inflict()

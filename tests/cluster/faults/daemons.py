@@ -59,7 +59,7 @@ class NodeDeath(Fault):
 
 def _serves(states: set[str]) -> bool:
     """Say whether a node that Slurm shows in these states answers it: none is marked by * or down."""
-    return not any(state.endswith("*") or state.startswith(("down", "unk", "fail")) for state in states)
+    return bool(states) and not any(state.endswith("*") or state.startswith(("down", "unk", "fail")) for state in states)
 
 
 @dataclass(frozen=True)
