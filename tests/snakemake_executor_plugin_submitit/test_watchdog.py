@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -126,3 +127,21 @@ def test_hang_saves_the_stacks_of_all_ranks_and_ends_the_job(
         assert "stuck_in_a_collective" in (attempt.folder / f"stacks-{rank}.txt").read_text()
         note = json.loads((attempt.folder / f"exit-{rank}.json").read_text())
         assert "at 3 steps" in note["cause"]
+
+
+def test_hang_whose_note_cannot_be_written_is_ended_all_the_same(submitted: Submit, tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    command = f"echo $$ > pid; mkdir $SUBMITIT_ATTEMPT_FOLDER/exit-0.json; exec {sys.executable} hanging.py"
+    attempt = submitted(command, hang=HangRule(1.0, 1.0))
+    wait_until(attempt.end, "the end of the job")
+    assert attempt.end().exit_code == 137
+    wait_until(lambda: not Path("/proc", (tmp_path / "pid").read_text().strip()).exists(), "the end of the program")
+
+
+def test_program_does_not_outlive_its_killed_launcher(submitted: Submit, tmp_path: Path) -> None:
+    attempt = submitted("echo $PPID > launcher; echo $$ > pid; exec sleep 600")
+    wait_until((tmp_path / "pid").exists, "the start of the program")
+    wait_until(lambda: (tmp_path / "pid").read_text().strip(), "its pid")
+    os.kill(int((tmp_path / "launcher").read_text()), signal.SIGKILL)
+    wait_until(lambda: not Path("/proc", (tmp_path / "pid").read_text().strip()).exists(), "the end of the program")
+    wait_until(attempt.end, "the end of the job")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -25,6 +27,7 @@ EX_TEMPFAIL = 75  # sysexits.h: a stage that stopped on request and wants to be 
 _RESTART_COUNT = {"slurm": "SLURM_RESTART_COUNT", "local": "SUBMITIT_LOCAL_RESTART_COUNT"}
 LOCAL_MASTER_PORT = "SUBMITIT_LOCAL_MASTER_PORT"
 _STORAGE_SECONDS = 60.0  # in which storage that is full or away has to take the record of a rank's end
+_PR_SET_PDEATHSIG = 1
 _RANK_WAIT_SECONDS = 10.0  # for the other ranks' records before a requeue ends them
 
 
@@ -102,12 +105,16 @@ class StageTask:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_ignore_stop_signal,
+                preexec_fn=_prepare_command,
             )
         stop = SoftStop(stage, self.grace_seconds)
         stop.listen()
-        code = self._wait(stage, Watchdog(attempt.folder, self.hang), attempt, place)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            code = self._wait(stage, Watchdog(attempt.folder, self.hang), attempt, place)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if stage.returncode is None:
+                _signal_group(stage, signal.SIGKILL)  # whatever ends this process must not leave the program behind
         return (code if code >= 0 else 128 - code), stop
 
     @staticmethod
@@ -119,8 +126,9 @@ class StageTask:
             except subprocess.TimeoutExpired:
                 hang = watchdog.hang()
             if hang:
-                means = save_stacks(stage.pid, stacks_file(attempt.folder, place.global_rank))
-                note(attempt.folder, place.global_rank, "hang", f"{hang}; stacks saved by {means}")
+                with contextlib.suppress(OSError):  # a full disk may be what it hangs on
+                    means = save_stacks(stage.pid, stacks_file(attempt.folder, place.global_rank))
+                    note(attempt.folder, place.global_rank, "hang", f"{hang}; stacks saved by {means}")
                 _await_notes(attempt, place, 2 * (watchdog.poll_seconds or 0.0))
                 _signal_group(stage, signal.SIGKILL)
                 return stage.wait()
@@ -221,9 +229,10 @@ def rendezvous(place: JobEnvironment, restart: int) -> dict[str, str]:
     }
 
 
-def _ignore_stop_signal() -> None:
+def _prepare_command() -> None:
     # Slurm delivers --signal to every process of the step, those in a session of their own too.
     signal.signal(JobEnvironment._usr_sig(), signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # the command does not outlive its launcher
 
 
 def _refusal(attempt: Attempt, place: JobEnvironment) -> str | None:
