@@ -25,6 +25,7 @@ from snakemake_executor_plugin_submitit.journal import (
 )
 from snakemake_executor_plugin_submitit.processes import ProcessName, name_of, this_process
 from snakemake_executor_plugin_submitit.reattach import Step, Wanted, examine
+from snakemake_executor_plugin_submitit.slurm import SlurmUnavailable
 
 BACKENDS = {JobKind.LOCAL: LocalBackend()}
 
@@ -127,3 +128,16 @@ def test_job_that_ends_while_slurm_is_asked_is_not_run_again(tmp_path: Path) -> 
     output = tmp_path / "output"
     late = {JobKind.SLURM: LateBackend(output)}
     assert examine(wanted(tmp_path, outputs=(output,)), late).step is Step.ACCEPT
+
+
+class SilentBackend:
+    """A Slurm that doesn't answer."""
+
+    def find(self, attempt: Attempt) -> None:
+        raise SlurmUnavailable("no answer")
+
+
+def test_attempt_that_a_dead_driver_may_have_submitted_waits_until_slurm_can_be_asked(tmp_path: Path) -> None:
+    attempt = attempt_of(tmp_path, dead_process())
+    assert examine(wanted(tmp_path), {JobKind.LOCAL: SilentBackend()}).step is Step.WAIT
+    assert attempt.job() is None and attempt.end() is None

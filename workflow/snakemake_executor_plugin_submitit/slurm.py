@@ -22,6 +22,7 @@ _COMMAND_SECONDS = 60
 _SUBMITIT_MINUTES = 5  # what submitit assumes of a job without a time limit; its countdown is switched off here
 _DEFAULT_ARRAY_SIZE = 1001  # Slurm's own
 SETTLED_SECONDS = 2.0  # in which a listing of the queue serves for many jobs that are looked at one after the other
+_SILENT_SECONDS = 5.0  # after which the one job of many that asks next finds out whether Slurm answers again
 _LONGEST_BACKOFF_SECONDS = 600.0
 HELD_AFTER_LAUNCH = "launch failed requeued held"  # Slurm's reason: a node could not start the job, and was drained
 _UNKNOWN_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
@@ -123,6 +124,7 @@ class Slurm:
         self.poll_seconds = poll_seconds
         self._failures = 0
         self._asked = float("-inf")
+        self._silent_until = float("-inf")
         self._listings: dict[str, tuple[float, dict[str, SlurmState]]] = {}
 
     def due(self, interval: float) -> bool:
@@ -179,9 +181,12 @@ class Slurm:
         """Return the user's jobs by id, from a listing that is not older than `max_age` seconds."""
         listed, queue = self._listings.get(user, (float("-inf"), {}))
         if time.monotonic() - listed > max_age:
+            if max_age and time.monotonic() < self._silent_until:
+                raise SlurmUnavailable("it did not answer a moment ago")
             listed = time.monotonic()
             answer = _ask(["squeue", "-h", "--array", "--states=all", "-u", user, "-o", "%i|%T|%r|%k"])
             if answer.returncode != 0:
+                self._silent_until = time.monotonic() + _SILENT_SECONDS
                 raise SlurmUnavailable(answer.stderr.strip())
             queue = parse_squeue(answer.stdout)
             self._listings[user] = (listed, queue)
