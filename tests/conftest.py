@@ -13,7 +13,7 @@ settings.load_profile("athanor")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, lambda *_: None)
 
-LIFECYCLE = "tests/lifecycle"
+LONGEST = ("tests/lifecycle/test_tiny.py", "tests/lifecycle")
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
     "tests/training/test_layouts.py",
@@ -33,14 +33,11 @@ START_PROCESSES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes; say what shares fixtures.
+    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes.
 
-    The tests of one file run on one of the two processes of `make test`, those of the lifecycle, which share a finished
-    campaign, on one as well. It takes longest, so it comes first.
+    `make test` gives whole files to two processes, in this order: what takes longest comes first.
     """
-    items.sort(key=lambda item: not item.nodeid.startswith(LIFECYCLE))
+    items.sort(key=lambda item: [not item.nodeid.startswith(first) for first in LONGEST])
     for item in items:
         if item.nodeid.startswith(START_PROCESSES):
             item.add_marker(pytest.mark.slow)
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(LIFECYCLE if file.startswith(LIFECYCLE) else file))
