@@ -50,7 +50,7 @@ demo: install ## a larger recipe for a workstation
 
 test: install-dev ## everything; with CI or SERVERS=1, as root on Debian, it installs the servers the tests need
 	@sh tests/servers.sh
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests
 
 test-unit: install-dev ## the fast tests alone
 	$(BIN)/python -m pytest tests -m "not slow and not slurm and not browser and not gpu"

@@ -13,7 +13,6 @@ settings.load_profile("athanor")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, lambda *_: None)
 
-LONGEST = ("tests/lifecycle/test_tiny.py", "tests/lifecycle")
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
     "tests/training/test_layouts.py",
@@ -33,11 +32,7 @@ START_PROCESSES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes.
-
-    `make test` gives whole files to two processes, in this order: what takes longest comes first.
-    """
-    items.sort(key=lambda item: [not item.nodeid.startswith(first) for first in LONGEST])
+    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes."""
     for item in items:
         if item.nodeid.startswith(START_PROCESSES):
             item.add_marker(pytest.mark.slow)
