@@ -53,7 +53,7 @@ test: install-dev ## everything; with CI or SERVERS=1, as root on Debian, it ins
 	$(BIN)/python -m pytest tests
 
 test-unit: install-dev ## the fast tests alone
-	$(BIN)/python -m pytest tests -m "not slow and not slurm and not browser and not gpu"
+	$(BIN)/python -m pytest tests -n 2 -m "not slow and not slurm and not browser and not gpu"
 
 lint: install-dev ## ruff, mypy, import-linter, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
