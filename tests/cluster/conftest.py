@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ..snakemake_executor_plugin_submitit.drivers import Checkout
 from .fixtures import as_login_node, forget_jobs, temporary_cluster
 from .slurm import SlurmCluster
 
@@ -15,6 +17,13 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     """A real Slurm with two nodes, in the environment of the test process."""
     with temporary_cluster() as cluster, as_login_node(cluster):
         yield cluster
+
+
+@pytest.fixture
+def checkout(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[Checkout]:
+    """An empty workflow folder whose jobs are cancelled when the test is over."""
+    yield Checkout(tmp_path, cluster="slurm")
+    forget_jobs(slurm_cluster)
 
 
 @pytest.fixture(scope="package")

@@ -1,10 +1,17 @@
 """What Slurm 22.05.8 said on a cluster with accounting, recorded; and the jobs of stages as the rules ask for them."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+
+import pytest
 
 from athanor.cluster.commands import Answer, Ask
 from athanor.cluster.inventory import Inventory, take_inventory
 from athanor.cluster.jobs import StageJob
+
+needs_srun = pytest.mark.skipif(
+    shutil.which("srun") is None, reason="no srun, for which submitit writes batch scripts: SERVERS=1 make test installs Slurm"
+)
 
 USER = "ada"
 SINFO = """\

@@ -35,14 +35,6 @@ rule other:
 """
 
 
-@pytest.fixture
-def checkout(slurm_cluster: SlurmCluster, tmp_path: Path):
-    """An empty workflow folder whose jobs are cancelled when the test is over."""
-    yield Checkout(tmp_path, cluster="slurm")
-    slurm_cluster.ask("scancel", "--quiet", "--user=root")
-    wait_until(lambda: not slurm_cluster.ask("squeue", "-h").strip(), "the end of all jobs")
-
-
 def all_started(checkout: Checkout) -> bool:
     return all(checkout.lines(f"runs.{n}") for n in range(4))
 

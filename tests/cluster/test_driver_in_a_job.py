@@ -6,8 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,17 +32,8 @@ rule b:
 DRIVER = f"{sys.executable} -m snakemake --executor submitit --submitit-cluster slurm --jobs 9 --nolock --rerun-incomplete"
 
 
-@pytest.fixture
-def checkout(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[Checkout]:
-    """An empty workflow folder whose jobs are cancelled when the test is over."""
-    checkout = Checkout(tmp_path, cluster="slurm")
-    checkout.write(GATED)
-    yield checkout
-    slurm_cluster.ask("scancel", "--quiet", "--user=root")
-    wait_until(lambda: not slurm_cluster.ask("squeue", "-h").strip(), "the end of all jobs")
-
-
 def test_driver_that_is_a_job_is_requeued_and_adopts_its_jobs(checkout: Checkout, slurm_cluster: SlurmCluster) -> None:
+    checkout.write(GATED)
     options = ["--mem=500M", "--requeue", "--open-mode=append", f"--output={checkout.folder}/driver.log"]
     wrap = f"--wrap=PYTHONPATH={SOURCE_ROOT} {DRIVER}"
     driver = slurm_cluster.order("sbatch", "--parsable", f"--chdir={checkout.folder}", *options, wrap).strip()
@@ -57,6 +46,7 @@ def test_driver_that_is_a_job_is_requeued_and_adopts_its_jobs(checkout: Checkout
 
 
 def test_clock_starts_one_driver_at_a_time_and_what_it_finds_is_adopted(checkout: Checkout) -> None:
+    checkout.write(GATED)
     line = (
         f"cd {shlex.quote(str(checkout.folder))} && flock -n .driver.lock {DRIVER} --submitit-given-up leave >> driver.log 2>&1"
     )

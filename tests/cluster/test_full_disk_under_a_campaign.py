@@ -9,6 +9,7 @@ import pytest
 
 from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, Checkout, kill, wait_until
 from .faults import FullDisk
+from .fixtures import forget_jobs
 from .slurm import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -34,8 +35,7 @@ def disk(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[FullDisk]:
     disk = FullDisk(slurm_cluster, tmp_path / "disk", megabytes=16)
     disk.inflict()
     yield disk
-    slurm_cluster.ask("scancel", "--quiet", "--user=root")
-    wait_until(lambda: not slurm_cluster.ask("squeue", "-h").strip(), "the end of all jobs")
+    forget_jobs(slurm_cluster)
     disk.repair()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -30,7 +29,7 @@ from athanor.cluster.node_report import (
 from athanor.cluster.probe import look_inside, small
 from athanor.recipe.site import Site
 
-from .recorded import Recorded, stage_job
+from .recorded import Recorded, needs_srun, stage_job
 
 SITE = Site(name="s")
 QUESTION_HERE = Question(
@@ -179,9 +178,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, and believe at once that a report will not come."""
     for name in ("_POLL_SECONDS", "_QUEUE_SECONDS", "_LAST_LOOK_SECONDS"):
         monkeypatch.setattr(probe, name, 0.01)
-
-
-needs_srun = pytest.mark.skipif(shutil.which("srun") is None, reason="submitit writes batch scripts where there is an srun")
 
 
 @needs_srun

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from snakemake_executor_plugin_submitit.journal import Outcome
 
-from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, Checkout, kill, wait_until
+from ..snakemake_executor_plugin_submitit.drivers import DEADLINE_SECONDS, MARK, Checkout, kill, wait_until
 from .slurm import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-MARK = 'printf \'{"time": %s, "done": %s, "unit": "steps"}\' $1 $2 > $SUBMITIT_ATTEMPT_FOLDER/heartbeat-here.json'
 WORK = """
 rule a:
     output: "a.txt"
@@ -30,17 +26,8 @@ rule a:
 """
 
 
-@pytest.fixture
-def checkout(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[Checkout]:
-    """An empty workflow folder whose jobs are cancelled when the test is over."""
-    checkout = Checkout(tmp_path, cluster="slurm")
-    checkout.write(MARK, "mark.sh")
-    yield checkout
-    slurm_cluster.ask("scancel", "--quiet", "--user=root")
-    wait_until(lambda: not slurm_cluster.ask("squeue", "-h").strip(), "the end of all jobs")
-
-
 def test_job_that_others_requeue_after_it_was_replaced_runs_nothing(checkout: Checkout, slurm_cluster: SlurmCluster) -> None:
+    checkout.write(MARK, "mark.sh")
     checkout.write(WORK.replace("FIRST", "kill -9 $$"))
     driver = checkout.start("--submitit-queue-poll-seconds", "1")
     try:
@@ -59,6 +46,7 @@ def test_job_that_others_requeue_after_it_was_replaced_runs_nothing(checkout: Ch
 
 
 def test_copy_of_a_job_runs_nothing(checkout: Checkout, slurm_cluster: SlurmCluster) -> None:
+    checkout.write(MARK, "mark.sh")
     checkout.write(WORK.replace("FIRST", "true"))
     driver = checkout.start()
     try:
@@ -78,6 +66,7 @@ def test_copy_of_a_job_runs_nothing(checkout: Checkout, slurm_cluster: SlurmClus
 
 
 def test_failure_is_left_to_a_requeuer_that_the_site_has(checkout: Checkout, slurm_cluster: SlurmCluster) -> None:
+    checkout.write(MARK, "mark.sh")
     checkout.write(WORK.replace("FIRST", "exit 7"))
     checkout.write("", "gate")
     driver = checkout.start("--submitit-queue-poll-seconds", "1", "--submitit-requeuer-seconds", "120")

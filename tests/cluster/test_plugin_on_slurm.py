@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +25,6 @@ rule a:
         "echo started >> runs.$RANK; until [ -e gate ]; do sleep 0.05; done; "
         "echo said $RANK; [ $RANK = 1 ] || cp gate {output}"
 """
-
-
-@pytest.fixture
-def checkout(slurm_cluster: SlurmCluster, tmp_path: Path):
-    """An empty workflow folder whose jobs are cancelled when the test is over."""
-    yield Checkout(tmp_path, cluster="slurm")
-    slurm_cluster.ask("scancel", "--quiet", "--user=root")
-    wait_until(lambda: not slurm_cluster.ask("squeue", "-h").strip(), "the end of all jobs")
 
 
 def only_attempt(checkout: Checkout) -> Attempt:

@@ -1,7 +1,5 @@
 """Jobs of stages against the recorded cluster: each fault is found, named by its key, and has a way out."""
 
-import shutil
-
 import pytest
 
 from athanor.cluster import requests
@@ -9,9 +7,9 @@ from athanor.cluster.findings import Finding, Level, has_error
 from athanor.cluster.jobs import StageJob, batch_script, merge
 from athanor.cluster.requests import check_job
 
-from .recorded import CONFIG, NO_ACCOUNTING, REFUSED, inventory, slurm, stage_job
+from .recorded import CONFIG, NO_ACCOUNTING, REFUSED, inventory, needs_srun, slurm, stage_job
 
-pytestmark = pytest.mark.skipif(shutil.which("srun") is None, reason="submitit writes batch scripts where there is an srun")
+pytestmark = needs_srun
 
 FITTING = {"slurm_partition": "gpu", "gpus_per_node": 8, "nodes": 2, "tasks": 16, "cpus_per_task": 12, "runtime": 1440}
 

@@ -43,7 +43,7 @@ def make_wheel(tmp_path: Path) -> MakeWheel:
 def make_deb(tmp_path: Path) -> Callable[..., Path]:
     """Builds a Debian package with the given files."""
     if shutil.which("dpkg-deb") is None:
-        pytest.skip("needs dpkg-deb (package dpkg) to build a Debian package")
+        pytest.skip("no dpkg-deb to build a Debian package with: apt-get install dpkg runs this")
 
     def make(name: str, version: str, files: Mapping[str, bytes], folder: Path) -> Path:
         tree = tmp_path / f"deb-{name}-{version}"

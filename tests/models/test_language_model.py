@@ -74,7 +74,7 @@ def test_experts_without_expert_ranks_are_cut_like_the_rest(expert: int, expecte
 @pytest.mark.parametrize("precision", [Precision.FP8_DELAYED, Precision.FP8_TENSORWISE, Precision.FP8_BLOCKWISE])
 def test_fp8_without_transformer_engine_is_an_error_not_bf16(precision: Precision) -> None:
     if torch.cuda.is_available() and importlib.util.find_spec("transformer_engine"):
-        pytest.skip("this machine has Transformer Engine")
+        pytest.skip("this machine has Transformer Engine: pytest on a machine without a GPU runs this")
     with pytest.raises(PrecisionError, match=f"{precision.value} needs Transformer Engine"):
         build_language_model(SHAPE, Parallel(), precision)
 
@@ -86,7 +86,7 @@ def _checkpoint_keys() -> set[str]:
     return {entry.key for entry in state.values() if isinstance(entry, ShardedTensor | ShardedTensorFactory)}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="layers of a CPU; the next test is the GPU's")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="layers of a CPU: pytest on a machine without a GPU runs this")
 def test_checkpoint_keys_of_cpu_layers_are_transformer_engines() -> None:
     assert _checkpoint_keys() == CHECKPOINT_KEYS
 
@@ -148,7 +148,7 @@ def test_attention_packed_documents_do_not_see_each_other() -> None:
     assert torch.allclose(packed, torch.cat(apart).squeeze(1), atol=1e-6)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in is for machines without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in for CUDA: pytest on a machine without a GPU runs this")
 def test_experts_in_one_node_are_megatrons_one_by_one() -> None:
     from megatron.core.transformer.moe.experts import SequentialMLP
 
@@ -183,7 +183,7 @@ def test_adam_is_torchs_adamw() -> None:
     assert pair[0].param_groups[0]["step"] == 5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in is for machines without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in for CUDA: pytest on a machine without a GPU runs this")
 def test_loss_is_cross_entropy() -> None:
     from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 

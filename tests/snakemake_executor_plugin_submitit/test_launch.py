@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake_executor_plugin_submitit.journal import Action, Attempt, Outcome
 
-from .drivers import Checkout, Submit, wait_until
+from .drivers import MARK, Checkout, Submit, wait_until
 
 DUMP = "import json, os; json.dump(dict(os.environ), open('env.' + os.environ['RANK'] + '.json', 'w'))"
 
@@ -123,7 +123,6 @@ n=$(wc -l < starts); echo "{\\"time\\": $n, \\"done\\": $n}" > $SUBMITIT_ATTEMPT
     assert [start.done for start in attempt.starts()] == [None, 1, 2, 3, 4, 5]
 
 
-MARK = 'printf \'{"time": %s, "done": %s, "unit": "steps"}\' $1 $2 > $SUBMITIT_ATTEMPT_FOLDER/heartbeat-here.json'
 STUBBORN = """
     rule a:
         output: "a.txt"

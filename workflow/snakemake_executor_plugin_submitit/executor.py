@@ -156,31 +156,36 @@ class Executor(RemoteExecutor):
         return self._try([tracked], lambda: self.submitter.submit(tracked, devices))
 
     def _try(self, members: Sequence[Tracked], submit: Callable[[], None]) -> str | None:
-        """Submit; return why that is refused. What Slurm doesn't answer to is tried again later."""
+        """Submit; return why that is refused. What Slurm or the storage doesn't answer to is tried again later."""
         try:
             submit()
-        except SlurmUnavailable as error:
-            if not members[0].retry.is_open:
-                self.logger.warning(f"Rule {members[0].job.name}: Slurm doesn't answer ({error}); trying again until it does.")
-            for tracked in members:
-                tracked.retry.postpone()
-        except OSError as error:
-            self._wait_for_storage(error)
-            for tracked in members:
-                self.queue.give_back(tracked.uid)
-                tracked.retry.postpone()
         except Exception as error:
             for tracked in members:
-                assert tracked.attempt is not None
                 self.queue.give_back(tracked.uid)
-                tracked.attempt.finish(End(Outcome.FAILED, f"submission failed: {error}"))
-                tracked.retry.close()
-            return f"submission failed: {error}\n"
+            if not self._may_be_tried_again(members[0], error):
+                for tracked in members:
+                    assert tracked.attempt is not None
+                    tracked.attempt.finish(End(Outcome.FAILED, f"submission failed: {error}"))
+                    tracked.retry.close()
+                return f"submission failed: {error}\n"
+            for tracked in members:
+                tracked.retry.postpone()
         else:
             for tracked in members:
                 tracked.retry.close()
         self.running.update({id(tracked): tracked for tracked in members})
         return None
+
+    def _may_be_tried_again(self, tracked: Tracked, error: Exception) -> bool:
+        """Say whether the submission was not refused but not answered, and tell the user so once."""
+        if isinstance(error, SlurmUnavailable):
+            if not tracked.retry.is_open:
+                self.logger.warning(f"Rule {tracked.job.name}: Slurm doesn't answer ({error}); trying again until it does.")
+            return True
+        if isinstance(error, OSError) and may_pass(error):
+            self._wait_for_storage(error)
+            return True
+        return False
 
     def _submit_again(self, tracked: Tracked) -> str | None:
         """Submit what was not answered, unless it turns out to have been taken; return why it never will be."""

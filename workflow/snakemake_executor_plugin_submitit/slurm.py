@@ -251,16 +251,16 @@ class AttemptSlurmExecutor(submitit.SlurmExecutor):
             return super()._internal_process_submissions(delayed_submissions)
 
 
+def outside_of_jobs() -> dict[str, str]:
+    """Return the environment without the variables of a job that this process itself runs in: sbatch takes them as options."""
+    in_job = "SLURM_JOB_ID" in os.environ
+    return {k: v for k, v in os.environ.items() if not in_job or not k.startswith("SLURM_") or k == "SLURM_CONF"}
+
+
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of a job that the driver itself runs in: sbatch would take them as options."""
-    hidden = {
-        name: value
-        for name, value in os.environ.items()
-        if "SLURM_JOB_ID" in os.environ and name.startswith("SLURM_") and name != "SLURM_CONF"
-    }
-    for name in hidden:
-        del os.environ[name]
+    """Hide those variables from submitit, which passes this process's own environment on."""
+    hidden = {name: os.environ.pop(name) for name in os.environ.keys() - outside_of_jobs().keys()}
     try:
         yield
     finally:

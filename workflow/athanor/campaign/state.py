@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from athanor.artifacts.manifest import MANIFEST
+from snakemake_executor_plugin_submitit.journal import Judgement
 
 JUDGED_WITHIN_SECONDS = 10.0  # of a job's end by a driver that lives
 STARTED_WITHIN_SECONDS = 60.0  # of that judgement, where it is to start again
-STARTS_AGAIN = ("restart", "restart elsewhere", "roll back")
 
 
 class State(StrEnum):
@@ -64,17 +64,11 @@ def _state_after(attempt: Path, end: dict[str, Any]) -> State:
     """The state between an attempt's end and what follows: its driver may be about to start it again."""
     if end.get("outcome") == "success":
         return State.WAITING
-    judgement = _read(attempt / "judgement.json")
+    judgement = Judgement.read(attempt)
     if judgement is None:
         return State.QUEUED if time.time() - float(end.get("time", 0)) < JUDGED_WITHIN_SECONDS else State.FAILED
-    soon = time.time() - float(judgement["time"]) < STARTED_WITHIN_SECONDS
-    return State.QUEUED if soon and judgement["action"] in STARTS_AGAIN else State.FAILED
-
-
-def judgement_of(folder: Path) -> dict[str, Any]:
-    """What the driver made of the newest attempt's end: cause, action, advice, evidence, host; empty without one."""
-    attempt = latest_attempt(folder)
-    return (_read(attempt / "judgement.json") if attempt else None) or {}
+    soon = time.time() - judgement.time < STARTED_WITHIN_SECONDS
+    return State.QUEUED if soon and judgement.action.starts_again else State.FAILED
 
 
 def progress_of(folder: Path) -> Progress | None:
@@ -94,10 +88,10 @@ def failures_of(folder: Path) -> Iterator[str]:
     attempt = latest_attempt(folder)
     if attempt is None:
         return
-    judgement = judgement_of(folder)
-    if judgement.get("cause") not in (None, "failed", "the stage refused"):
-        where = f" on {judgement['host']}" if judgement.get("host") else ""
-        yield ": ".join(filter(None, [f"{judgement['cause']}{where}", judgement.get("evidence"), judgement.get("advice")]))
+    judgement = Judgement.read(attempt)
+    if judgement is not None and judgement.cause not in ("failed", "the stage refused"):
+        where = f" on {judgement.host}" if judgement.host else ""
+        yield ": ".join(filter(None, [f"{judgement.cause}{where}", judgement.evidence, judgement.advice]))
     exits = [found for path in attempt.glob("exit-*.json") if (found := _read(path))]
     for found in sorted(exits, key=lambda e: float(e.get("time", 0))):
         yield str(found["cause"])

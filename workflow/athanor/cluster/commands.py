@@ -1,9 +1,10 @@
 """Asking a command of the machine; tests answer in its place."""
 
-import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from snakemake_executor_plugin_submitit.slurm import outside_of_jobs
 
 _COMMAND_SECONDS = 60
 NOT_INSTALLED = 127
@@ -32,16 +33,10 @@ def ask(command: Sequence[str]) -> Answer:
     """Run `command` as from outside of any job, and return what it said; one that is missing or silent says so too."""
     try:
         done = subprocess.run(
-            command, env=_outside_of_jobs(), capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
+            command, env=outside_of_jobs(), capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
         )
     except FileNotFoundError:
         return Answer(NOT_INSTALLED, "", f"{command[0]} is not installed")
     except subprocess.TimeoutExpired:
         return Answer(_TIMED_OUT, "", f"{command[0]} gave no answer in {_COMMAND_SECONDS} s")
     return Answer(done.returncode, done.stdout, done.stderr)
-
-
-def _outside_of_jobs() -> dict[str, str]:
-    """This process's environment without the variables of a job it may run in: sbatch takes them for options."""
-    in_job = "SLURM_JOB_ID" in os.environ
-    return {k: v for k, v in os.environ.items() if not in_job or not k.startswith("SLURM_") or k == "SLURM_CONF"}
