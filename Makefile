@@ -31,9 +31,13 @@ python-found:
 	@test -n "$(PYTHON)" || { echo "Athanor needs Python 3.11 or 3.12 with venv; none found on PATH (set PYTHON=/path/to/python3.11)" >&2; exit 1; }
 
 install-lock:
+	@echo "installing the pinned environment $(LOCK)-$(TAG) into $(VENV): about 4 minutes, torch first"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --retries 1 -r envs/torch-cpu.txt $(TORCH_INDEX)
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r envs/$(LOCK)-$(TAG).lock
+	@error=$$($(BIN)/python -c 'import torch' 2>&1) || { echo "$$error" | tail -n 1 >&2; \
+		echo "The torch that pip found does not load: without an index of CPU wheels it takes the CUDA build. Name one and try again:" >&2; \
+		echo "  make install TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'   or, with a wheel in a folder, '--find-links FOLDER'" >&2; $(BIN)/pip uninstall -qq -y torch; exit 1; }
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(call STAMP,cpu) $(call STAMP,$(LOCK))
 

@@ -8,8 +8,9 @@ import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit.backend import SlurmBackend
-from snakemake_executor_plugin_submitit.journal import Attempt
+from snakemake_executor_plugin_submitit.journal import Attempt, Intent, JobFolder, JobKind
 from snakemake_executor_plugin_submitit.local import LocalQueue, Machine
+from snakemake_executor_plugin_submitit.processes import this_process
 from snakemake_executor_plugin_submitit.resources import Request, read_request, slurm_parameters
 from snakemake_executor_plugin_submitit.slurm import Phase, SlurmState, parse_sacct, parse_scontrol, parse_squeue, phase_of
 
@@ -108,14 +109,14 @@ class HeldJobs:
 
     poll_seconds = 0.0
 
-    def __init__(self, detail: str) -> None:
-        self.detail, self.released = detail, 0
+    def __init__(self, detail: str, comment: str = "") -> None:
+        self.detail, self.comment, self.released = detail, comment, 0
 
     def due(self, interval: float) -> bool:
         return True
 
     def states(self, jobs: object) -> dict[str, SlurmState]:
-        return {"7": SlurmState(Phase.LIVE, "PENDING", self.detail)}
+        return {"7": SlurmState(Phase.LIVE, "PENDING", self.detail, self.comment)}
 
     def release(self, job_id: str) -> bool:
         self.released += 1
@@ -129,6 +130,14 @@ def test_job_that_a_node_could_not_launch_is_released_a_few_times_and_then_left_
         backend.refresh({"7": Attempt(tmp_path)})
     assert slurm.released == 5 and len(said) == 6
     assert "released it" in said[0] and "scontrol release 7" in said[-1]
+
+
+def test_held_job_that_only_has_the_id_is_left_alone(tmp_path: Path) -> None:
+    intent = Intent("key", "ours", "spec", JobKind.SLURM, "rule", "command", 1, this_process(), "me")
+    attempt = JobFolder(tmp_path).claim(1, intent)
+    slurm = HeldJobs("launch failed requeued held", comment="submitit:another")
+    SlurmBackend(slurm).refresh({"7": attempt})  # type: ignore[arg-type, dict-item]
+    assert slurm.released == 0
 
 
 def test_job_that_waits_or_that_somebody_holds_is_left_alone(tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ class SlurmBackend:
             self._states = {}
             return
         self._states = states
-        for job_id in jobs.keys() & states.keys():
-            if states[job_id].detail == HELD_AFTER_LAUNCH:
+        for job_id, attempt in jobs.items():
+            state = _its_own(attempt, states.get(job_id))
+            if state is not None and state.detail == HELD_AFTER_LAUNCH:
                 self._release(job_id)
 
     def _release(self, job_id: str) -> None:
