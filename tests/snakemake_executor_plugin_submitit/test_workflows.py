@@ -61,6 +61,39 @@ rule collect:
     shell: "cat {input} | sort -n > {output}"
 """
 
+GATHER = """
+scattergather:
+    split=3
+
+rule all:
+    input: "total.txt"
+
+rule scatter:
+    output: scatter.split("split/{scatteritem}.txt")
+    shell: "for part in {output}; do echo $part > $part; done"
+
+rule work:
+    input: "split/{scatteritem}.txt"
+    output: "worked/{scatteritem}.txt"
+    retries: 2
+    resources: mem_mb=lambda wildcards, attempt: 100 * attempt
+    shell:
+        "echo {resources.mem_mb} >> tries-{wildcards.scatteritem}; "
+        "[ {resources.mem_mb} -ge 200 ] && cp {input} {output}"
+
+rule gather:
+    input: gather.split("worked/{scatteritem}.txt")
+    output: temp("gathered.txt")
+    group: "end"
+    shell: "cat {input} > {output}"
+
+rule total:
+    input: "gathered.txt"
+    output: "total.txt"
+    group: "end"
+    shell: "wc -l < {input} > {output}"
+"""
+
 
 def test_workflow_of_the_tutorial_runs_unchanged(checkout: Checkout) -> None:
     checkout.write(TUTORIAL)
@@ -83,6 +116,14 @@ def test_workflow_with_checkpoint_shadow_script_and_group_runs_unchanged(checkou
     checkout.write(square, "square.py")
     checkout.run_well()
     assert checkout.lines("collected.txt") == ["1", "4", "9"]
+
+
+def test_workflow_with_scatter_gather_retries_and_a_group_of_two_runs_unchanged(checkout: Checkout) -> None:
+    checkout.write(GATHER)
+    checkout.run_well()
+    assert checkout.lines("total.txt") == ["3"]
+    for part in ("1-of-3", "2-of-3", "3-of-3"):
+        assert checkout.lines(f"tries-{part}") == ["100", "200"]
 
 
 def test_workflow_that_is_done_has_nothing_left_to_do(checkout: Checkout) -> None:
