@@ -149,13 +149,13 @@ class Campaign:
     def _inflict(self, kind: str, make: Make | None) -> tuple[faults.Fault | None, float, int] | None:
         """Inflict as soon as there is something to break; return the fault, when, and how many starts there were then."""
         if make is None:
-            began, starts = time.monotonic(), self._starts()
+            began, starts = time.monotonic(), self.workload.starts()
             self._signal_driver(_DRIVER_SIGNALS[kind])
             return None, began, starts
         while not self._finished():
             jobs = self._jobs_to_break() if kind in {**_ON_JOBS, **_ON_RANKS} else [""]
             fault = make(self.rng, self.workload, self.rng.choice(jobs or [""]))
-            began, starts = time.monotonic(), self._starts()
+            began, starts = time.monotonic(), self.workload.starts()
             try:
                 fault.inflict()
             except ClusterError:
@@ -201,9 +201,6 @@ class Campaign:
             for node in {*drained} & {*cluster.layout.nodes}:
                 cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    def _starts(self) -> int:
-        return sum(len(attempt.starts()) for attempts in self.workload.attempts() for attempt in attempts)
-
     def _recovered(self, starts: int | None) -> bool:
         """Wait for progress, after a job has started again where the fault ends one (`starts` before it)."""
         end, before = time.monotonic() + RECOVERY_SECONDS, self.workload.progress()
@@ -211,7 +208,7 @@ class Campaign:
         while time.monotonic() < end:
             if self._finished():
                 return True
-            if starts is not None and self._starts() > starts:
+            if starts is not None and self.workload.starts() > starts:
                 starts, before = None, self.workload.progress()
             now = self.workload.progress()
             if starts is None and now > before or now // 10**7 > done:

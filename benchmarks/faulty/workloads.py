@@ -17,9 +17,14 @@ from tests.lifecycle.project import SITE, Project, recipe
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _CHAIN = Path(__file__).with_name("chain.py")
-_FLAGS = [
-    *("--executor", "submitit", "--submitit-cluster", "slurm", "--jobs", "100", "--scheduler", "greedy"),
-    *("--latency-wait", "10", "--rerun-incomplete", "--nolock", "--keep-going", "--quiet", "rules", "progress", "host"),
+_COMMON_FLAGS = [
+    *("--jobs", "100", "--scheduler", "greedy", "--latency-wait", "10", "--rerun-incomplete", "--nolock"),
+    *("--keep-going", "--quiet", "rules", "progress", "host"),
+]
+_FLAGS = ["--executor", "submitit", "--submitit-cluster", "slurm", *_COMMON_FLAGS]
+_PEER_FLAGS = [
+    *("--executor", "slurm", "--slurm-no-account", "--slurm-requeue", "--retries", "3"),
+    *("--slurm-init-seconds-before-status-checks", "5"),
 ]
 _PATIENCE = [
     *("--submitit-queue-poll-seconds", "3", "--submitit-signal-delay-seconds", "30"),
@@ -30,13 +35,18 @@ rule all:
     input: "second.result"
 rule first:
     output: "first.result"
-    resources: nodes=2, tasks=2, runtime=60, mem_mb=500, slurm_partition="preempt"
-    shell: "exec {python} chain.py first {steps}"
+    resources: nodes=2, tasks=2{mpi}, runtime=60, mem_mb=500, slurm_partition="preempt"
+    shell: "{rank} first {steps}"
 rule second:
     input: "first.result"
     output: "second.result"
-    resources: nodes=2, tasks=2, runtime=60, mem_mb=500, slurm_partition="preempt"
-    shell: "exec {python} chain.py second {steps}"
+    resources: nodes=2, tasks=2{mpi}, runtime=60, mem_mb=500, slurm_partition="preempt"
+    shell: "{rank} second {steps}"
+"""
+PEER_RANK = """
+echo $1 $SLURM_JOB_ID $SLURM_PROCID >> starts
+export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS SUBMITIT_ATTEMPT_FOLDER=.
+exec {python} chain.py "$@"
 """
 SHARDS = """
 rule all:
@@ -102,6 +112,10 @@ class Workload(ABC):
             total += max(marks, default=0) + 10**7 * any(_succeeded(attempt) for attempt in attempts)
         return total
 
+    def starts(self) -> int:
+        """How often a job of the campaign has begun."""
+        return sum(len(attempt.starts()) for attempts in self.attempts() for attempt in attempts)
+
     def running_jobs(self) -> list[str]:
         """Ids of the Slurm jobs that can be broken now."""
         live = [attempts[-1] for attempts in self.attempts() if attempts and attempts[-1].end() is None]
@@ -111,13 +125,17 @@ class Workload(ABC):
 
     def violations(self) -> list[str]:
         """What must never happen: a job twice at once, or again after it was done."""
-        noted = self.folder / "violations"
-        found = noted.read_text().splitlines() if noted.exists() else []
+        found = self.noted_violations()
         for attempts in self.attempts():
             done = [attempt.number for attempt in attempts if _succeeded(attempt)]
             if len(done) > 1 or done and done[0] != attempts[-1].number:
                 found.append(f"{attempts[0].folder.parents[1].name}: attempt {done[0]} had done it, {len(attempts)} were made")
         return found
+
+    def noted_violations(self) -> list[str]:
+        """What the jobs themselves have seen of a twin."""
+        noted = self.folder / "violations"
+        return noted.read_text().splitlines() if noted.exists() else []
 
 
 def _succeeded(attempt: Attempt) -> bool:
@@ -133,11 +151,45 @@ class Chain(Workload):
     def lay_out(self) -> None:
         """See Workload."""
         shutil.copy(_CHAIN, self.folder)
-        (self.folder / "Snakefile").write_text(CHAIN.format(python=sys.executable, steps=self.steps))
+        (self.folder / "Snakefile").write_text(CHAIN.format(rank=f"exec {sys.executable} chain.py", steps=self.steps, mpi=""))
 
     def results(self) -> dict[str, str]:
         """See Workload."""
         return {path.name: path.read_text() for path in sorted(self.folder.glob("*.result"))}
+
+
+class PeerChain(Chain):
+    """The same chain under snakemake-executor-plugin-slurm, as its documentation has MPI jobs, with its flags for failures."""
+
+    def lay_out(self) -> None:
+        """See Workload."""
+        super().lay_out()
+        (self.folder / "Snakefile").write_text(
+            CHAIN.format(rank="{resources.mpi} sh rank.sh", steps=self.steps, mpi=', mpi="srun"')
+        )
+        (self.folder / "rank.sh").write_text(PEER_RANK.format(python=sys.executable))
+
+    def start_driver(self) -> "subprocess.Popen[bytes]":
+        """See Workload."""
+        return self._start([*_PEER_FLAGS, *_COMMON_FLAGS], {})
+
+    def starts(self) -> int:
+        """See Workload: ranks note their starts."""
+        noted = self.folder / "starts"
+        return len(noted.read_text().splitlines()) if noted.exists() else 0
+
+    def progress(self) -> int:
+        """See Workload."""
+        saved = [json.loads(path.read_text())["step"] for path in self.folder.glob("chain/*/saved-0.json")]
+        return sum(saved) + 10**7 * len(self.results())
+
+    def running_jobs(self) -> list[str]:
+        """See Workload."""
+        return sorted(job.id for job in self.cluster.jobs() if job.state == "RUNNING" and job.node_count == self.ranks)
+
+    def violations(self) -> list[str]:
+        """See Workload: what the ranks have seen."""
+        return self.noted_violations()
 
 
 class Shards(Workload):

@@ -53,6 +53,7 @@ CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 KillWait=5
 InactiveLimit=0
 MinJobAge=300
+MaxJobCount=20000
 JobRequeue=1
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2

@@ -25,16 +25,26 @@ class Mark:
 
 def newest_mark(folder: Path) -> Mark | None:
     """Return the newest mark in an attempt's folder, or None where the program leaves none."""
-    marks = []
+    return _newest(folder)[0]
+
+
+def newest_heartbeat(folder: Path) -> Path | None:
+    """Return the file with the newest mark; None where there is none."""
+    return _newest(folder)[1]
+
+
+def _newest(folder: Path) -> tuple[Mark | None, Path | None]:
+    newest: tuple[Mark | None, Path | None] = (None, None)
     for path in folder.glob("heartbeat-*.json"):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            marks.append(
-                Mark(float(content["time"]), int(content["done"]), int(content.get("total") or 0), str(content.get("unit", "")))
-            )
+            total, unit = int(content.get("total") or 0), str(content.get("unit", ""))
+            mark = Mark(float(content["time"]), int(content["done"]), total, unit)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # half-written by a program that doesn't rename, or not a mark at all
-    return max(marks, key=lambda mark: mark.time, default=None)
+        if newest[0] is None or mark.time > newest[0].time:
+            newest = (mark, path)
+    return newest
 
 
 def note_file(rank: int) -> str:

@@ -28,6 +28,7 @@ from .reattach import Wanted
 from .resources import Request, hang_seconds, read_request, setup_lines, slurm_parameters
 from .settings import ExecutorSettings, LauncherChoice
 from .slurm import SlurmUnavailable
+from .trimming import trim_older
 from .watchdog import HangRule
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ class Submitter:
         )
         tracked.attempt = tracked.folder.claim(number, intent)
         tracked.uid = uid
+        if tracked.attempt is not None:
+            trim_older(tracked.folder, number)
         return tracked.attempt is not None
 
     def submit(self, tracked: Tracked, devices: tuple[str, ...]) -> None:

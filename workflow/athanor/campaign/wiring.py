@@ -5,11 +5,13 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from athanor.artifacts.manifest import MANIFEST
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.explanation import print_plan
+from athanor.campaign.housekeeping import drop_old_driver_logs, seal
 from athanor.campaign.notice import send_notice
 from athanor.campaign.registry import PLAN, register
 from athanor.recipe.lifecycle import STAGES, Artifact
@@ -143,6 +145,7 @@ class Wiring:
         except SecretsError as error:
             raise SystemExit(f"site {self.campaign.site.name}: {error}") from error
         register(self.campaign)
+        drop_old_driver_logs(Path(".snakemake") / "log")
         self._watch = Watch(self.campaign)
         self._watch.start()
         self._writer = start_writer(self.campaign)
@@ -152,6 +155,7 @@ class Wiring:
         from athanor.campaign.summary import print_summary
 
         self._end()
+        seal(self.campaign.store, self.campaign.lifecycle)
         send_notice(self.campaign, "done", _text(print_summary, self.campaign))
         if os.environ.get("ATHANOR_SUMMARY") != "later":
             print_summary(self.campaign)
