@@ -54,7 +54,10 @@ demo: install ## a larger recipe for a workstation
 
 test: install-dev ## everything; with CI or SERVERS=1, as root on Debian, it installs the servers the tests need
 	@sh tests/servers.sh
-	$(BIN)/python -m pytest tests
+	@failed=0; \
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not trains" || failed=1; \
+	$(BIN)/python -m pytest tests -m trains || failed=1; \
+	exit $$failed
 
 test-unit: install-dev ## the fast tests alone
 	$(BIN)/python -m pytest tests -n 2 -m "not slow and not slurm and not browser and not gpu"

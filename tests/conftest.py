@@ -30,9 +30,22 @@ START_PROCESSES = (
     "tests/snakemake_executor_plugin_submitit/test_workflows.py",
 )
 
+# These train or evaluate a model: `make test` runs them one after the other, the rest on two processes.
+TRAIN = (
+    "tests/lifecycle/",
+    "tests/training/test_layouts.py",
+    "tests/training/test_loop.py",
+    "tests/training/test_resume.py",
+    "tests/models/test_huggingface.py",
+    "tests/evaluation/test_suites.py",
+    "tests/evaluation/test_stages.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes."""
+    """Mark what starts processes as slow, so that `make test-unit` stays under two minutes, and what trains."""
     for item in items:
         if item.nodeid.startswith(START_PROCESSES):
             item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(TRAIN):
+            item.add_marker(pytest.mark.trains)

@@ -1,5 +1,6 @@
 """`athanor status`: the journal's records and the heartbeats, on one screen."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,23 @@ def test_nothing_at_work_says_what_comes_next(furnace: Furnace, campaign: Campai
     assert run_cli("status")[1].splitlines()[-1] == "nothing runs: snakemake makes what is missing"
     furnace.finish_all(campaign)
     assert run_cli("status")[1].splitlines() == ["campaign base: 18 of 18 stages done", "results: athanor summary"]
+
+
+def test_next_milestone_is_the_first_of_pretraining_that_is_not_reached(
+    furnace: Furnace, campaign: Campaign, run_cli: RunCli
+) -> None:
+    first, last = (artifact for artifact in campaign.lifecycle.of("pretrain") if artifact.instance != "shuffled")
+    assert f"next milestone: {first.name}, waiting; 0 of 2 reached" in run_cli("status")[1]
+    furnace.finish(campaign, first)
+    attempt, now = submit(furnace, campaign, last.name), time.time()
+    assert f"next milestone: {last.name}, running; 1 of 2 reached" in run_cli("status")[1]
+    furnace.mark(attempt, time=now, done=410_000, total=1_000_000, unit="tokens", began=now - 100, began_at=10_000)
+    assert f"next milestone: {last.name}, in 2 min 27 s, at " in run_cli("status")[1]
+    days = 400_000_000
+    furnace.mark(attempt, time=now, done=410_000, total=days, unit="tokens", began=now - 100, began_at=10_000)
+    assert re.search(r"at \w{3} \d{4}-\d\d-\d\d \d\d:\d\d; 1 of 2 reached", " ".join(run_cli("status")[1].split()))
+    furnace.finish(campaign, last)
+    assert "milestone" not in run_cli("status")[1]
 
 
 def test_watch_ends_when_every_stage_is_done(

@@ -43,8 +43,8 @@ class Progress:
 
 def latest_attempt(folder: Path) -> Path | None:
     """The newest `attempts/NNN` of an artifact."""
-    attempts = sorted(p for p in (folder / "attempts").glob("[0-9]*") if p.is_dir())
-    return attempts[-1] if attempts else None
+    attempts = (path for path in (folder / "attempts").glob("*") if path.name.isdigit())
+    return max(attempts, key=lambda path: int(path.name), default=None)
 
 
 def state_of(folder: Path) -> State:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, failures_of, latest_attempt, progress_of, state_of
 from athanor.campaign.watch import describe, duration
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.lifecycle import SHUFFLED, Artifact
 from snakemake_executor_plugin_submitit.journal import Attempt
 
 LOOK_SECONDS = 2.0
@@ -54,7 +54,25 @@ def render(campaign: Campaign) -> Group:
     told = ", ".join(f"{counts[state]} {state}" for state in State if counts[state] and state is not State.DONE)
     head = f"campaign {campaign.name}: {counts[State.DONE]} of {len(states)} stages done" + (f", {told}" if told else "")
     rows = [row_of(campaign, artifact, state) for artifact, state in states.items() if state in SHOWN]
-    return Group(Text(head), *([_table(rows)] if rows else []), *_next_step(rows, counts))
+    return Group(Text(head), *_next_milestone(campaign, states), *([_table(rows)] if rows else []), *_next_step(rows, counts))
+
+
+def _next_milestone(campaign: Campaign, states: Mapping[Artifact, State]) -> list[Text]:
+    """The first milestone of pretraining that is not reached, how far it is and when it will be; none after the last."""
+    milestones = [artifact for artifact in campaign.lifecycle.of("pretrain") if artifact.instance != SHUFFLED]
+    ahead = [artifact for artifact in milestones if states[artifact] is not State.DONE]
+    if not ahead:
+        return []
+    progress = progress_of(campaign.store.folder(ahead[0])) if states[ahead[0]] is State.RUNNING else None
+    left = progress.seconds_left if progress else None
+    when = states[ahead[0]].value if left is None else f"in {duration(left)}, at {_clock(time.time() + left)}"
+    return [Text(f"next milestone: {ahead[0].name}, {when}; {len(milestones) - len(ahead)} of {len(milestones)} reached")]
+
+
+def _clock(moment: float) -> str:
+    """Hours and minutes, and the day where it is not today's."""
+    today = time.localtime(moment)[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M" if today else "%a %Y-%m-%d %H:%M", time.localtime(moment))
 
 
 def row_of(campaign: Campaign, artifact: Artifact, state: State) -> Row:
