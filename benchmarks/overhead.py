@@ -4,7 +4,9 @@ Starts a Slurm of its own (tests/cluster; root, Debian's packages). Each row is 
 a file: equal ones, sent as arrays and one by one, and 20 rules of unequal resources. Eight jobs run at a time, so
 that the nested Snakemakes of the peer fit into memory. CPU is the whole machine's, daemons included: keep it idle.
 
-    python benchmarks/overhead.py [--quick] [--jobs N] [--peer-jobs N] [--json FILE] [--seed N]
+    python benchmarks/overhead.py [--quick] [--jobs N] [--peer-jobs N] [--json FILE] [--seed N] [--folder DIR]
+
+Rows lie in --folder: started again, it goes on where it was stopped.
 """
 
 import argparse
@@ -72,15 +74,26 @@ rule next:
 CHAIN_JOBS = 6
 OURS = ["--executor", "submitit", "--submitit-cluster", "slurm"]
 THEIRS = ["--executor", "slurm", "--slurm-no-account"]
+THEIR_ARRAY = (
+    50  # larger ones leave sbatch's command line, and version 2.8.0 then writes a script whose tasks all run the first job
+)
 CONTESTANTS = {
     "submitit, arrays": (OURS, EQUAL),
     "submitit, one by one": ([*OURS, "--submitit-array-size", "1"], EQUAL),
     "submitit, 20 unequal rules": (OURS, UNEQUAL),
-    "slurm, arrays": ([*THEIRS, "--slurm-array-jobs", "all"], EQUAL),
+    "slurm, arrays": ([*THEIRS, "--slurm-array-jobs", "all", "--slurm-array-limit", str(THEIR_ARRAY)], EQUAL),
     "slurm, one by one": (THEIRS, EQUAL),
     "slurm, 20 unequal rules": (THEIRS, UNEQUAL),
 }
-SNAKEMAKE = [sys.executable, "-m", "snakemake", "--scheduler", "greedy", "--quiet", "all"]
+SNAKEMAKE = [
+    *(sys.executable, "-m", "snakemake", "--scheduler", "greedy", "--quiet", "all"),
+    *(
+        "--scheduler-subsample",
+        "1000",
+        "--max-jobs-per-timespan",
+        "10000/1s",
+    ),  # profiles/default's; without, 100 jobs go at a time
+]
 RECORD = '#!/bin/sh\n{real} "$@"; code=$?\ndate +%s.%N >> {log}\nexit $code\n'
 _DRIVERS_RPCS = re.compile(
     r"SUBMIT|JOB_INFO|JOB_USER_INFO|PARTITION_INFO|NODE_INFO|CANCEL|KILL|BUILD_INFO|LICENSE|STATS|PING|UPDATE_JOB"
@@ -110,15 +123,23 @@ def main() -> int:
     parser.add_argument("--peer-jobs", type=int, default=0, metavar="N", help="fewer for the peer, whose jobs take seconds each")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=0, help="kept for symmetry: nothing here is random")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="rows that were measured; benchmarks/out/overhead-JOBS")
     arguments = parser.parse_args()
     jobs = 40 if arguments.quick else arguments.jobs
-    rows = []
+    kept = (arguments.folder or CHECKOUT / "benchmarks" / "out" / f"overhead-{jobs}") / "rows.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    measured = {row.contestant for row in rows}
     with tempfile.TemporaryDirectory(prefix="overhead-", dir="/tmp") as scratch:
         for name, (flags, workflow) in CONTESTANTS.items():
+            if name in measured:
+                continue
             count = jobs if name.startswith("submitit") else min(jobs, arguments.peer_jobs or jobs)
             folder = Path(scratch) / str(len(rows))
             with temporary_slurm() as cluster:
                 rows.append(measure(name, cluster, folder, workflow.format(jobs=count, cores=CORES_A_JOB), flags, count))
+            with kept.open("a") as file:
+                file.write(json.dumps(asdict(rows[-1])) + "\n")
             print(f"{name}: {count} jobs in {rows[-1].wall_seconds:.0f} s", file=sys.stderr, flush=True)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     heads = ("driver CPU s/job", "CPU s/job", "driver RPCs/job", "RPCs/job", "submit s", "wall s")

@@ -179,7 +179,8 @@ def drive(folder: Path, jobs: int) -> Drivers:
 @contextlib.contextmanager
 def driver(cluster: SlurmCluster, folder: Path, log: str, jobs: int) -> Iterator["subprocess.Popen[bytes]"]:
     """Snakemake on the shards, killed in the end."""
-    command = [*SNAKEMAKE, "--scheduler", "greedy", "--nolock", "--jobs", str(jobs), *OURS]
+    pace = ["--scheduler", "greedy", "--scheduler-subsample", "1000", "--max-jobs-per-timespan", "10000/1s"]
+    command = [*SNAKEMAKE, *pace, "--nolock", "--jobs", str(jobs), *OURS]
     with (folder / log).open("wb") as file:
         process = subprocess.Popen(command, cwd=folder, env=driver_environment(cluster), stdout=file, stderr=file)
     try:

@@ -101,6 +101,37 @@ def test_site_puts_its_prefix_and_interpreter_before_the_command(furnace: Furnac
     assert command(wired, "fetch/prose").startswith("/opt/venv/bin/python -m athanor stage fetch ")
 
 
+def test_restarts_inside_a_job_make_one_task_a_node_that_starts_its_ranks(furnace: Furnace) -> None:
+    recipe = {"extends": "base", "pretrain": {"parallel": {"ranks": 16}}}
+    furnace.project.write("wide", recipe)
+    stages = {"pretrain": {"in_job_restarts": 3, "cpus_per_task": 12, "gpus_per_node": 8}}
+    furnace.project.write("cluster", {"ranks_per_node": 8, "resources": stages}, "sites")
+    wired = wiring(recipe="wide", site="cluster")
+    asked = wired.resources("pretrain", wired.training_ranks)
+    assert (asked["nodes"], asked["tasks"], asked["cpus_per_task"], asked["gpus_per_node"]) == (2, 2, 96, 8)
+    assert command(wired, "pretrain/1M").startswith(
+        f"{sys.executable} -m nvidia_resiliency_ext.fault_tolerance.launcher --nnodes 2 --nproc-per-node 8 --max-restarts 3 "
+        "--rdzv-backend c10d --rdzv-endpoint $MASTER_ADDR:$MASTER_PORT --term-timeout 3600 -m athanor stage pretrain --recipe "
+    )
+    assert "nvidia" not in command(wired, "fetch/prose")
+
+
+def test_restarts_inside_a_job_want_their_package_before_anything_is_submitted(
+    furnace: Furnace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnace.project.write("cluster", {"resources": {"pretrain": {"in_job_restarts": 3}}}, "sites")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"site cluster: resources\.pretrain\.in_job_restarts: .* pip install nvidia-resil"):
+        wiring(site="cluster").start()
+
+
+def test_restarts_inside_a_job_want_as_many_ranks_on_every_node(furnace: Furnace) -> None:
+    furnace.project.write("wide", {"extends": "base", "pretrain": {"parallel": {"ranks": 16}}})
+    furnace.project.write("cluster", {"ranks_per_node": 6, "resources": {"pretrain": {"in_job_restarts": 3}}}, "sites")
+    with pytest.raises(SystemExit, match="16 ranks do not spread evenly over 3 nodes; change ranks_per_node"):
+        wiring(recipe="wide", site="cluster").start()
+
+
 def resources(wired: Wiring, stage: str, ranks: int = 1) -> dict[str, Any]:
     return {name: value for name, value in wired.resources(stage, ranks).items() if not name.startswith("journal")}
 

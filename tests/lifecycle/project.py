@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,8 @@ class Project:
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+    """Words before every command, such as `setpriv` and its options."""
 
     @classmethod
     def make(cls, folder: Path, environment: Mapping[str, str] | None = None) -> "Project":
@@ -125,7 +128,7 @@ class Project:
         """Start snakemake in a process group of its own."""
         with open(self.folder / "driver.log", "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "snakemake", *arguments],
+                [*self.before, sys.executable, "-m", "snakemake", *arguments],
                 cwd=self.folder,
                 env=self._environment(),
                 stdout=log,
@@ -160,20 +163,26 @@ class Project:
 
     def kill_ranks(self, stage: str) -> int:
         """SIGKILL every rank of a running stage; returns how many there were."""
-        killed = 0
+        ranks = self.ranks(stage)
+        for rank in ranks:
+            os.kill(rank, signal.SIGKILL)
+        return len(ranks)
+
+    def ranks(self, stage: str) -> list[int]:
+        """The processes that run a stage now, and the launcher of such processes, oldest first."""
+        found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if b"athanor" in words and stage.encode() in words and str(self.store).encode() in b"".join(words):
-                os.kill(int(path.parent.name), signal.SIGKILL)
-                killed += 1
-        return killed
+                found.append(int(path.parent.name))
+        return sorted(found, key=lambda pid: psutil.Process(pid).create_time())
 
     def _run(self, arguments: list[str], seconds: float = DEADLINE_SECONDS) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, *arguments],
+            [*self.before, sys.executable, *arguments],
             cwd=self.folder,
             env=self._environment(),
             capture_output=True,

@@ -4,12 +4,14 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.lifecycle.project import Project, wait_until
+from tests.lifecycle.project import SITE, Project, wait_until
 
 pytestmark = pytest.mark.slow
 
+NVRX = "nvidia_resiliency_ext.fault_tolerance.launcher"
 MILESTONES = ("pretrain/8192", "pretrain/16384")
 
 
@@ -40,6 +42,23 @@ def test_killed_ranks_continue_with_the_same_losses(finished: Project, tmp_path:
     assert again.returncode == 0, again.stdout + again.stderr
     same_training(project, finished)
     assert project.athanor("verify", "--deep").returncode == 0
+
+
+def test_failed_rank_starts_again_inside_its_job_where_the_site_has_nvrx_do_so(finished: Project, tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    resources = {**SITE["resources"], "pretrain": {"in_job_restarts": 2}}
+    project.write("config/sites/laptop.yaml", {**SITE, "resources": resources})
+    driver = project.start_snakemake()
+    wait_until(lambda: has_checkpoint(project), "a checkpoint")
+    ranks = [pid for pid in project.ranks("pretrain") if NVRX not in psutil.Process(pid).cmdline()]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
+    same_training(project, finished)
+    first = project.folder_of(MILESTONES[0])
+    assert [path.name for path in (first / "attempts").glob("[0-9]*")] == ["001"]
+    assert sorted(path.stem for path in (first / "tracking").glob("*.jsonl")) == ["001", "002"]
+    assert "will restart worker group" in (first / "attempts" / "001" / "rank-0.log").read_text()
 
 
 def test_killed_driver_is_followed_by_one_that_adopts_its_jobs(finished: Project, tmp_path: Path) -> None:

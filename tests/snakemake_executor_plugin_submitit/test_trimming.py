@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_plugin_submitit.arrays import ArrayPlace
+from snakemake_executor_plugin_submitit.arrays import ArrayMembers
 from snakemake_executor_plugin_submitit.journal import Attempt, End, Intent, JobFolder, JobKind, Outcome, RankRecord, replace
 from snakemake_executor_plugin_submitit.processes import this_process
 from snakemake_executor_plugin_submitit.progress import newest_mark, note, read_note
@@ -80,7 +80,7 @@ def test_new_attempt_trims_the_one_that_is_no_longer_among_the_newest(tmp_path: 
     for number in range(1, KEPT_WHOLE + 2):
         attempt = lived(tmp_path, number, FAILURE)
         if number == 2:
-            replace(attempt.folder, ArrayPlace("uid", 0))
+            replace(attempt.submitit_folder, ArrayMembers("uid", ["uid2"]))
         trim_older(JobFolder(tmp_path), number)
     first, *others = JobFolder(tmp_path).attempts()
     assert not first.submitit_folder.exists()

@@ -24,6 +24,7 @@ from .failure import describe
 from .journal import Acceptance, Action, Attempt, End, JobFolder, JobKind, Judgement, Outcome, write_exclusively
 from .launch import furthest
 from .local import LocalQueue, this_machine
+from .parallel import at_once
 from .processes import this_process
 from .reattach import Step, Verdict, examine
 from .settings import Cluster, GivenUp, OnInterrupt, checked, resolve_cluster
@@ -76,13 +77,27 @@ class Executor(RemoteExecutor):
                 self.run_job(job)
             return
         claimed: dict[str, list[Tracked]] = {}
-        for job in jobs:
-            tracked = self.submitter.track(job)
-            self._begin(tracked, lambda found: claimed.setdefault(self.submitter.array_key(found), []).append(found))
+
+        def collect(found: Tracked) -> None:
+            claimed.setdefault(self.submitter.array_key(found), []).append(found)
+
+        wanted = [self.submitter.track(job) for job in jobs]
+        for tracked, is_first in zip(wanted, at_once(self._claims_first, wanted), strict=True):
+            if is_first:
+                collect(tracked)
+            else:
+                self._begin(tracked, collect)
         size = min(self.settings.array_size, self._array_limit) if claimed else 1
         for members in claimed.values():
             for start in range(0, len(members), size):
                 self._submit_together(members[start : start + size])
+
+    def _claims_first(self, tracked: Tracked) -> bool:
+        """Claim the first attempt of a job that nobody has tried yet; any other needs a closer look."""
+        try:
+            return tracked.folder.latest() is None and self.submitter.claim(tracked, 1)
+        except OSError:
+            return False
 
     def run_job(self, job: AbstractJob) -> None:
         """Adopt the job's live attempt, accept its finished one, submit a new one, or queue it for cores."""

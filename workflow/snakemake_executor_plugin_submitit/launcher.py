@@ -90,13 +90,13 @@ def identify(job: AbstractJob, launcher: Launcher) -> Identity:
     return Identity(key, spec, Path(workdir) / folder, bool(journal))
 
 
-def direct_command(job: Job) -> tuple[str, str]:
-    """Return the shell and the command that Snakemake itself would run for a shell rule."""
+def direct_command(job: Job, command: str) -> tuple[str, str]:
+    """Return the shell, and its command line as Snakemake itself would run the shell rule's `command`."""
     from snakemake.shell import shell
 
     executable = job.resources.get("shell_exec") or shell.get_executable() or "/bin/sh"
     prefix, suffix = shell._get_process_prefix(executable), shell._process_suffix
-    return str(executable), f"{prefix}{job.shellcmd}{suffix}"
+    return str(executable), f"{prefix}{command}{suffix}"
 
 
 def _who(job: Job) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import submitit
 
+from .parallel import at_once
 from .rank import task_file
 
 _COMMAND_SECONDS = 60
@@ -235,10 +236,14 @@ class AttemptSlurmExecutor(submitit.SlurmExecutor):
 
         A rank finds its task by the element's index, so nothing is left to do after sbatch.
         """
-        for index, task in enumerate(tasks):
-            submission = submitit.core.utils.DelayedSubmission(task)
-            submission.set_timeout(int(self.parameters.get("time") or _SUBMITIT_MINUTES), self.max_num_timeout)
-            submission.dump(self.folder / task_file(index))
+        minutes = int(self.parameters.get("time") or _SUBMITIT_MINUTES)
+
+        def write(numbered: tuple[int, Callable[[], int]]) -> None:
+            submission = submitit.core.utils.DelayedSubmission(numbered[1])
+            submission.set_timeout(minutes, self.max_num_timeout)
+            submission.dump(self.folder / task_file(numbered[0]))
+
+        at_once(write, enumerate(tasks))
         self.parameters.update(map_count=len(tasks), array_parallelism=len(tasks))
         with _outside_of_jobs():
             first = self._submit_command(self._submitit_command_str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import re
@@ -107,6 +108,15 @@ class Tracked:
     retry: Retry = field(default_factory=Retry)
     _record: tuple[Attempt, JobRecord] | None = field(default=None, repr=False)
 
+    @functools.cached_property
+    def command(self) -> str:
+        """The shell command that the rank runs, or what stands for a nested Snakemake; formatting it takes time."""
+        return (
+            str(self.job.shellcmd)
+            if self.launcher is Launcher.DIRECT
+            else f"{sys.executable} -m snakemake, for rule {self.job.name}"
+        )
+
     @property
     def folder(self) -> JobFolder:
         """The job's folder in the journal."""
@@ -177,7 +187,7 @@ class Submitter:
             spec=tracked.identity.spec,
             kind=self.kind,
             rule=tracked.job.name,
-            command=_shown_command(tracked),
+            command=tracked.command,
             ranks=tracked.request.ranks,
             driver=self.driver,
             user=getpass.getuser(),
@@ -279,7 +289,7 @@ class Submitter:
     def _task(self, tracked: Tracked, attempt: Attempt) -> StageTask:
         job = tracked.job
         if tracked.launcher is Launcher.DIRECT:
-            shell, command = direct_command(job)
+            shell, command = direct_command(job, tracked.command)
         else:
             shell, command = "/bin/sh", self.nested_command(job)
         delay = self.settings.signal_delay_seconds
@@ -320,12 +330,6 @@ def _environment(job: AbstractJob) -> dict[str, str]:
     if isinstance(tmpdir, str) and tmpdir != tempfile.gettempdir():
         return dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), tmpdir)
     return {}
-
-
-def _shown_command(tracked: Tracked) -> str:
-    if tracked.launcher is Launcher.DIRECT:
-        return str(tracked.job.shellcmd)
-    return f"{sys.executable} -m snakemake, for rule {tracked.job.name}"
 
 
 def _changed(path: str) -> float:

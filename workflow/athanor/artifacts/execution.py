@@ -68,6 +68,9 @@ def execute(order: Order, run: RunStage) -> int:
     """Make the artifact `order.manifest` belongs to. Returns the exit code: 0 done, 75 stopped, 1 failed."""
     rank, attempt = int(os.environ.get("RANK", "0")), os.environ.get("SUBMITIT_ATTEMPT_FOLDER")
     attempt_folder = Path(attempt) if attempt else None
+    note = attempt_folder / f"exit-{_executors_rank(rank)}.json" if attempt_folder else None
+    if note:
+        note.unlink(missing_ok=True)  # of a start before, inside the same job
     with _stacks_on_request(attempt_folder / f"stacks-{rank}.txt" if attempt_folder else None):
         try:
             return _execute(order, run, rank, attempt_folder)
@@ -80,10 +83,14 @@ def execute(order: Order, run: RunStage) -> int:
         except Exception as error:  # the boundary of the process: every failure must leave its cause behind
             traceback.print_exc()
             kind, cause = "exception", f"{type(error).__name__}: {error}"
-    if attempt_folder:
-        note = {"schema_version": 1, "kind": kind, "cause": cause, "time": time.time()}
-        write_json(attempt_folder / f"exit-{rank}.json", note)
+    if note and not note.exists():  # of several ranks that the executor takes for one, the first has its say
+        write_json(note, {"schema_version": 1, "kind": kind, "cause": cause, "time": time.time()})
     return 1
+
+
+def _executors_rank(rank: int) -> int:
+    """The executor's number of the task that this rank belongs to: a launcher of ranks inside a job is one task a node."""
+    return int(os.environ["NODE_RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else rank
 
 
 @contextlib.contextmanager
@@ -117,15 +124,15 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
         inputs=_open_inputs(order, artifact),
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        attempt=int(os.environ.get("SUBMITIT_ATTEMPT") or 1 + len(list((folder / "tracking").glob("*.jsonl")))),
-        roll_back=os.environ.get("SUBMITIT_ROLL_BACK") == "1",
+        attempt=_attempt_number(folder),
+        roll_back=os.environ.get("SUBMITIT_ROLL_BACK") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0",
         site=site,
         heartbeat=Heartbeat(attempt_folder, site.heartbeat_seconds),
     )
     stage.listen_for_stop()
     _check_versions(artifact)
     if rank != 0:
-        if _await_decision(folder, stage.attempt) is Decision.COMPUTE:
+        if _await_decision(folder) is Decision.COMPUTE:
             run(stage)
         return 0
     lease = Lease(folder)
@@ -233,17 +240,25 @@ def _adopt(folder: Path) -> bool:
     return True
 
 
-def _decision_path(folder: Path, attempt: int) -> Path:
-    return folder / "attempts" / f"decision-{attempt:03d}-{os.environ.get('MASTER_PORT', '0')}.json"
+def _attempt_number(folder: Path) -> int:
+    """The executor's number of this start; the next free one where ranks were started again inside a job."""
+    spools = [int(path.stem) for path in (folder / "tracking").glob("*.jsonl")]
+    return max(int(os.environ.get("SUBMITIT_ATTEMPT") or 0), 1 + max(spools, default=0))
+
+
+def _decision_path(folder: Path) -> Path:
+    """Where rank 0 tells the others; every start has a port of its own, also inside a job."""
+    start = int(os.environ.get("SUBMITIT_ATTEMPT") or 0)
+    return folder / "attempts" / f"decision-{start:03d}-{os.environ.get('MASTER_PORT', '0')}.json"
 
 
 def _announce(folder: Path, stage: StageRun, decision: Decision) -> None:
     if stage.world_size > 1:
-        write_json(_decision_path(folder, stage.attempt), {"decision": decision})
+        write_json(_decision_path(folder), {"decision": decision})
 
 
-def _await_decision(folder: Path, attempt: int) -> Decision:
-    path = _decision_path(folder, attempt)
+def _await_decision(folder: Path) -> Decision:
+    path = _decision_path(folder)
     while not path.is_file():
         time.sleep(DECISION_POLL_SECONDS)
     return Decision(json.loads(path.read_text())["decision"])

@@ -12,6 +12,7 @@ from athanor.artifacts.manifest import MANIFEST
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.explanation import print_plan
 from athanor.campaign.housekeeping import drop_old_driver_logs, seal
+from athanor.campaign.in_job import in_job_launcher, problem_with
 from athanor.campaign.notice import send_notice
 from athanor.campaign.registry import PLAN, register
 from athanor.recipe.lifecycle import STAGES, Artifact
@@ -24,7 +25,7 @@ TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest come
 _MB = 10**6
 BAD_NODES = "bad-nodes"  # below the store: a node that failed one campaign's job is excluded from all
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-MARKS_EVERY_STEP = ("pretrain",)  # other stages may be silent for long, such as while a tokenizer is trained
+TRAINING = ("pretrain",)  # they mark every step; other stages may be silent for long, such as while a tokenizer is trained
 
 
 class Wiring:
@@ -85,9 +86,11 @@ class Wiring:
     def command(self, stage: str) -> str:
         """The shell command of a stage, with the site's launch prefix and interpreter before it."""
         prefix, python = self.interpreter(stage)
+        restarts = self._in_job_restarts(stage)
         words = [
             *([_literal(prefix)] if prefix else []),
             _literal(shlex.quote(python)),
+            *([in_job_launcher(self._nodes(self.training_ranks), self.training_ranks, restarts)] if restarts else []),
             "-m athanor stage",
             stage,
             "--recipe",
@@ -106,12 +109,13 @@ class Wiring:
     def resources(self, stage: str, ranks: int = 1) -> dict[str, Any]:
         """What a stage's job asks for, in the executor's words. `ranks` is the whole job's."""
         wanted, site = self._resources(stage), self.campaign.site
-        nodes = -(-ranks // site.ranks_per_node)
+        nodes = self._nodes(ranks)
+        tasks = nodes if self._in_job_restarts(stage) else ranks
         setup = [*site.setup, *_exports(site)]
         asked: dict[str, Any] = {
             "nodes": nodes,
-            "tasks": ranks,
-            "cpus_per_task": wanted.cpus_per_task,
+            "tasks": tasks,
+            "cpus_per_task": wanted.cpus_per_task * (ranks // tasks),
             "mem_mb": -(-wanted.memory // _MB),
             "runtime": wanted.runtime,
             "gpus_per_node": wanted.gpus_per_node,
@@ -126,7 +130,7 @@ class Wiring:
         asked = {name: value for name, value in asked.items() if value}
         return {
             **asked,
-            "hang_seconds": 60 * site.hang_minutes if stage in MARKS_EVERY_STEP else 0,
+            "hang_seconds": 60 * site.hang_minutes if stage in TRAINING else 0,
             "journal": lambda wildcards: f"{self._store}/{stage}/{wildcards.fingerprint}",
             "journal_spec": lambda wildcards: f"{stage}/{wildcards.fingerprint}",
         }
@@ -144,6 +148,10 @@ class Wiring:
             site_secrets(self.campaign.site)  # every job reads them for itself; better refused before the queue than behind it
         except SecretsError as error:
             raise SystemExit(f"site {self.campaign.site.name}: {error}") from error
+        ranks = self.training_ranks
+        for stage in filter(self._in_job_restarts, TRAINING):
+            if problem := problem_with(self._nodes(ranks), ranks, *self.interpreter(stage)):
+                raise SystemExit(f"site {self.campaign.site.name}: resources.{stage}.in_job_restarts: {problem}")
         register(self.campaign)
         drop_old_driver_logs(Path(".snakemake") / "log")
         self._watch = Watch(self.campaign)
@@ -174,6 +182,13 @@ class Wiring:
 
     def _artifact(self, stage: str, wildcards: Any) -> Artifact:
         return self._by_path[f"{stage}/{wildcards.fingerprint}"]
+
+    def _nodes(self, ranks: int) -> int:
+        return -(-ranks // self.campaign.site.ranks_per_node)
+
+    def _in_job_restarts(self, stage: str) -> int:
+        """How often NVRx restarts ranks inside a job of this stage; 0 where each rank is a task of its own."""
+        return self._resources(stage).in_job_restarts if stage in TRAINING else 0
 
     def _resources(self, stage: str) -> StageResources:
         """The stage's entry of the site file, over `default`, over one core and 2 GB."""

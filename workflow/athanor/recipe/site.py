@@ -29,6 +29,9 @@ class StageResources:
     extra: str = key("", "more sbatch options: `--switches=1 --mail-type=FAIL`")
     launch_prefix: str = key("", "put before the command on every rank: `apptainer exec --nv image.sif`; empty takes `default`'s")
     python: str = key("", "interpreter of the stage's environment; empty takes `default`'s, then the driver's own")
+    in_job_restarts: int = key(
+        0, "of `pretrain`: failed ranks start again inside the job so often, by nvidia-resiliency-ext; 0 never", low=0, high=100
+    )
 
 
 @dataclass

@@ -164,7 +164,7 @@ class Drain:
             "instance": start.instance,
             "attempt": str(start.attempt),
             "host": start.host,
-            mlflow_adapter.USER: path.owner(),
+            mlflow_adapter.USER: _owner(path),
             mlflow_adapter.SOURCE: f"athanor stage {start.stage}",
             mlflow_adapter.COMMIT: start.git_commit,
             **{f"upstream.{u.name}": f"{u.stage}/{u.fingerprint}" for u in start.upstreams},
@@ -266,6 +266,14 @@ def _dataset(payload: Mapping[str, object]) -> Dataset:
     source = json.dumps({"tags": {"source": text(payload, "source")}})
     profile = json.dumps({"source": text(payload, "source"), **mapping(payload.get("profile"))}, ensure_ascii=False)
     return Dataset(text(payload, "name"), text(payload, "digest"), source, text(payload, "context"), profile)
+
+
+def _owner(path: Path) -> str:
+    """Who owns the file; the number where this machine does not know the name, as in a container or without its directory."""
+    try:
+        return path.owner()
+    except KeyError:
+        return str(path.stat().st_uid)
 
 
 def _start_of(record: Record, path: Path) -> Start:

@@ -284,10 +284,14 @@ class MlflowAdapter:
 
 
 def _check_sqlite(uri: str) -> None:
-    """Raise OSError at once where a sqlite file cannot be opened: MLflow itself would try for 100 seconds."""
+    """Raise OSError at once where a sqlite file cannot be opened: MLflow itself would try for 100 seconds.
+
+    A new file is made with the mode that the umask allows, which sqlite would not: the group may write its database.
+    """
     path = uri.removeprefix("sqlite:///")
     if path == uri:
         return
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o666))
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA schema_version")
