@@ -1,5 +1,6 @@
 """Keep a campaign's folders bounded: its old driver logs, and what the attempts of finished stages no longer need."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def seal(store: Store, artifacts: Iterable[Artifact]) -> None:
     used = {path for stage in {artifact.stage for artifact in done} for path in _shared_and_used(store.root / stage)}
     for artifact in done:
         for attempt in JobFolder(store.folder(artifact)).attempts():
-            trim(attempt, shared=attempt.submitit_folder.resolve() in used)
+            with contextlib.suppress(OSError):  # another user's, who does not let the group write
+                trim(attempt, shared=attempt.submitit_folder.resolve() in used)
 
 
 def _shared_and_used(stage: Path) -> set[Path]:
