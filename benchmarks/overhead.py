@@ -73,7 +73,7 @@ rule next:
 """
 CHAIN_JOBS = 6
 OURS = ["--executor", "submitit", "--submitit-cluster", "slurm"]
-THEIRS = ["--executor", "slurm", "--slurm-no-account"]
+THEIRS = ["--executor", "slurm", "--slurm-no-account", "--slurm-status-command", "squeue"]  # there is no accounting
 THEIR_ARRAY = (
     50  # larger ones leave sbatch's command line, and version 2.8.0 then writes a script whose tasks all run the first job
 )
