@@ -15,7 +15,8 @@ from tests.lifecycle.project import SITE, Project
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv: it runs commands as two users"
+        os.geteuid() != 0 or shutil.which("setpriv") is None,
+        reason="runs commands as two users: make test as root on a machine with setpriv (util-linux) runs this",
     ),
 ]
 GROUP = 45000
