@@ -106,7 +106,7 @@ def main() -> int:
         faults, at_once = len(SCRIPT), 1
     plan = Plan(folder, faults, arguments.seed)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: abandon(plan, folder, number))
+        signal.signal(number, lambda number, frame: abandon(plan.clusters, folder, number))
     began = time.monotonic()
     with ThreadPoolExecutor(at_once) as pool:
         for done in [pool.submit(work, plan, folder, number, arguments.workload) for number in range(at_once)]:
@@ -119,12 +119,12 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def abandon(plan: Plan, folder: Path, number: int) -> None:
+def abandon(clusters: list[SlurmCluster], folder: Path, number: int) -> None:
     """Stop every driver and Slurm at once; the records of the campaigns that have ended are kept."""
     for process in psutil.process_iter(["cwd", "cmdline"]):
         if "snakemake" in (process.info["cmdline"] or []) and str(process.info["cwd"]).startswith(str(folder.resolve())):
             process.kill()
-    for cluster in plan.clusters:
+    for cluster in clusters:
         cluster.stop()
         shutil.rmtree(cluster.layout.folder, ignore_errors=True)
     os._exit(128 + number)

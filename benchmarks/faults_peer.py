@@ -15,6 +15,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "workflow")]
 
-from benchmarks.faults import NODES, lay_out, remove  # noqa: E402 - found by the line above
+from benchmarks.faults import NODES, abandon, lay_out, remove  # noqa: E402 - found by the line above
 from benchmarks.faulty.campaigns import KINDS, Campaign, Ended  # noqa: E402
 from benchmarks.faulty.workloads import Chain, PeerChain  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, running_cluster  # noqa: E402
@@ -64,6 +65,7 @@ class Work:
             if (strike.contestant, strike.kind) in wanted:
                 wanted.remove((strike.contestant, strike.kind))
         self.left = deque(wanted)
+        self.clusters: list[SlurmCluster] = []
 
     def add(self, strike: Strike) -> None:
         """Keep what came of one."""
@@ -88,6 +90,8 @@ def main() -> int:
     folder = arguments.folder or CHECKOUT / "benchmarks" / "out" / f"peer-{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     work = Work(folder, 1, QUICK_KINDS) if arguments.quick else Work(folder, arguments.strikes, tuple(sorted(KINDS)))
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, frame: abandon(work.clusters, folder, signum))
     with ThreadPoolExecutor(arguments.campaigns) as pool:
         numbers = range(arguments.campaigns)
         for done in [pool.submit(strike_on, work, folder, random.Random(f"{arguments.seed}/{n}")) for n in numbers]:
@@ -111,6 +115,7 @@ def strike_on(work: Work, folder: Path, rng: random.Random) -> None:
         scratch = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         try:
             with running_cluster(scratch, NODES, accounting=True) as cluster:
+                work.clusters.append(cluster)
                 work.add(strike(contestant, kind, folder / f"{contestant}-{kind}-{number}", cluster, rng))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -18,6 +18,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -126,6 +127,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="rows that were measured; benchmarks/out/overhead-JOBS")
     arguments = parser.parse_args()
     jobs = 40 if arguments.quick else arguments.jobs
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # takes the driver and the Slurm along
     kept = (arguments.folder or CHECKOUT / "benchmarks" / "out" / f"overhead-{jobs}") / "rows.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
     rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []

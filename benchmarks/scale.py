@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=0, help="kept for symmetry: nothing here is random")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # takes the driver and the Slurm along
     sizes = QUICK_SIZES if arguments.quick else SIZES
     with tempfile.TemporaryDirectory(prefix="scale-", dir="/tmp") as scratch:
         plans = [dry_run(Path(scratch) / f"plan-{jobs}", jobs) for jobs in sizes]

@@ -165,7 +165,7 @@ class PeerChain(Chain):
         """See Workload."""
         super().lay_out()
         (self.folder / "Snakefile").write_text(
-            CHAIN.format(rank="{resources.mpi} sh rank.sh", steps=self.steps, mpi=', mpi="srun"')
+            CHAIN.format(rank="{resources.mpi} --kill-on-bad-exit sh rank.sh", steps=self.steps, mpi=', mpi="srun"')
         )
         (self.folder / "rank.sh").write_text(PEER_RANK.format(python=sys.executable))
 

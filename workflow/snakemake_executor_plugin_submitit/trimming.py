@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from .arrays import array_place
-from .journal import Attempt, End, JobFolder, Outcome
+from .journal import Attempt, End, JobFolder, JournalError, Outcome
 from .progress import newest_heartbeat
 
 KEPT_WHOLE = 10  # attempts of a job, the newest ones
@@ -20,7 +20,7 @@ def trim_older(folder: JobFolder, newest: int) -> None:
     """Trim the attempt that falls out of the newest ones now that attempt `newest` is made. Never in the way of that."""
     attempt = Attempt(folder.attempts_folder / f"{newest - KEPT_WHOLE:03d}")
     if newest > KEPT_WHOLE:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, JournalError):
             trim(attempt, shared=array_place(attempt) is not None)
 
 
