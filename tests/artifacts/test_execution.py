@@ -310,3 +310,10 @@ def test_all_ranks_do_what_rank_0_decides(bench: Bench) -> None:
     assert job("2") == [0, 0]
     assert len(computations(folder)) == 2
     assert [path.name for path in (folder / "tracking").glob("*.jsonl")] == ["001.jsonl"]
+
+
+def test_a_rank_that_comes_late_counts_as_rank_0_does(bench: Bench) -> None:
+    shared = {"WORLD_SIZE": "2", "SUBMITIT_ATTEMPT": "1", "MASTER_PORT": "20001"}
+    for rank in ("0", "1"):
+        assert bench.start(FETCH, "bake", RANK=rank, **shared).wait() == 0
+    assert computations(bench.folder(FETCH)) == ["rank 0 attempt 1", "rank 1 attempt 1"]

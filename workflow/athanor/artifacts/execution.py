@@ -124,7 +124,6 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
         inputs=_open_inputs(order, artifact),
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        attempt=_attempt_number(folder),
         roll_back=os.environ.get("SUBMITIT_ROLL_BACK") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0",
         site=site,
         heartbeat=Heartbeat(attempt_folder, site.heartbeat_seconds),
@@ -132,7 +131,8 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
     stage.listen_for_stop()
     _check_versions(artifact)
     if rank != 0:
-        if _await_decision(folder) is Decision.COMPUTE:
+        decision, stage.attempt = _await_decision(folder)
+        if decision is Decision.COMPUTE:
             run(stage)
         return 0
     lease = Lease(folder)
@@ -147,6 +147,7 @@ def _execute(order: Order, run: RunStage, rank: int, attempt_folder: Path | None
         print(f"{artifact.name} is complete in {folder}: verified, nothing computed", flush=True)
         return 0
     with lease:
+        stage.attempt = _attempt_number(folder)
         write_atomically(folder / IDENTITY, yaml.safe_dump(artifact.identity(), sort_keys=True))
         _announce(folder, stage, Decision.COMPUTE)
         print(
@@ -254,14 +255,16 @@ def _decision_path(folder: Path) -> Path:
 
 def _announce(folder: Path, stage: StageRun, decision: Decision) -> None:
     if stage.world_size > 1:
-        write_json(_decision_path(folder), {"decision": decision})
+        write_json(_decision_path(folder), {"decision": decision, "attempt": stage.attempt})
 
 
-def _await_decision(folder: Path) -> Decision:
+def _await_decision(folder: Path) -> tuple[Decision, int]:
+    """What rank 0 decided, and its number of this attempt."""
     path = _decision_path(folder)
     while not path.is_file():
         time.sleep(DECISION_POLL_SECONDS)
-    return Decision(json.loads(path.read_text())["decision"])
+    record = json.loads(path.read_text())
+    return Decision(record["decision"]), int(record["attempt"])
 
 
 def _start_record(stage: StageRun, artifact: Artifact) -> dict[str, object]:

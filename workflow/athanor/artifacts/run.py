@@ -101,7 +101,7 @@ class StageRun:
     inputs: Mapping[str, Input]
     rank: int = 0
     world_size: int = 1
-    attempt: int = 1
+    attempt: int = 1  # rank 0 counts, for all ranks
     roll_back: bool = False  # the executor asks to go on from before the newest saved state
     site: Site | None = None
     spool: Spool | NullSpool = field(default_factory=NullSpool)
