@@ -1,7 +1,4 @@
-"""One rank of a small training run, as a real process: `python -m tests.training.program JOB.pickle`.
-
-Ends like a stage: 0 done, 75 stopped, 1 with the StageError on stderr.
-"""
+"""One rank of a small training run. Ends like a stage: 0 done, 75 stopped, 1 with the StageError on stderr."""
 
 import json
 import os
@@ -75,7 +72,3 @@ def _run(job: Job, stage: StageRun) -> object:
     samples = Interrupted(AffineChains(), stage, job.pause_at_step, count) if job.pause_at_step else AffineChains()
     objective = {"objective": Poisoned(stage, job.poisoned_step)} if job.poisoned_step else {}
     return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: samples, held_out, **objective))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -47,6 +47,10 @@ def _no_torch_compile() -> None:
         return leave if function is None else function
 
     TORCH.compile = leave
+    # torch keeps its compiler away from the methods of optimizers, and imports it for that when one is first called.
+    for method in vars(torch.optim.Optimizer).values():
+        if plain := getattr(method, "__wrapped__", None):
+            setattr(plain, "__dynamo_disable", plain)
 
 
 def _current_device_is_cpu() -> None:
