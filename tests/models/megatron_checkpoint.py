@@ -50,7 +50,8 @@ def main() -> None:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     parallel = Parallel(ranks=ranks, tensor=options.tensor, expert=options.expert, pipeline=options.pipeline)
     with process_groups(parallel, seed=3):
-        model = build_language_model(small_model(options.tie), parallel, Precision.FP32).eval()
+        [model] = build_language_model(small_model(options.tie), parallel, Precision.FP32)
+        model.eval()
         if options.load:
             model.load_state_dict(dist_checkpointing.load({"model": model.sharded_state_dict()}, str(options.load))["model"])
         elif ranks == 1:

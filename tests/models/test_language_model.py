@@ -16,9 +16,9 @@ from athanor.models.experts_cpu import TorchExperts
 from athanor.models.language_model import (
     PrecisionError,
     build_language_model,
-    expert_tensor_ranks,
     transformer_config,
 )
+from athanor.recipe.layouts import expert_tensor_ranks
 from athanor.recipe.schema import Model, Parallel, Precision
 from athanor.training.layout import process_groups
 
@@ -82,7 +82,8 @@ def test_fp8_without_transformer_engine_is_an_error_not_bf16(precision: Precisio
 def _checkpoint_keys() -> set[str]:
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-    state = build_language_model(SHAPE, Parallel()).sharded_state_dict()
+    [model] = build_language_model(SHAPE, Parallel())
+    state = model.sharded_state_dict()
     return {entry.key for entry in state.values() if isinstance(entry, ShardedTensor | ShardedTensorFactory)}
 
 
@@ -98,7 +99,8 @@ def test_checkpoint_keys_of_transformer_engine_layers() -> None:
 
 
 def test_model_gives_no_token_a_look_at_later_ones() -> None:
-    model = build_language_model(SHAPE, Parallel()).eval()
+    [model] = build_language_model(SHAPE, Parallel())
+    model.eval()
     tokens = torch.randint(SHAPE.vocab_size, (2, 16))
     changed = tokens.clone()
     changed[:, 9:] = (changed[:, 9:] + 1) % SHAPE.vocab_size
@@ -152,7 +154,7 @@ def test_attention_packed_documents_do_not_see_each_other() -> None:
 def test_experts_in_one_node_are_megatrons_one_by_one() -> None:
     from megatron.core.transformer.moe.experts import SequentialMLP
 
-    model = build_language_model(SHAPE, Parallel())
+    [model] = build_language_model(SHAPE, Parallel())
     experts = model.decoder.layers[0].mlp.experts
     assert isinstance(experts, TorchExperts)
     counts = torch.tensor([5, 0, 9, 3])  # an expert may get no token

@@ -40,15 +40,15 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "experts that do not spread": (
         {"pretrain.parallel.ranks": 3, "pretrain.parallel.expert": 3, "pretrain.batch_tokens": 3072},
-        "model.num_experts=8: not divisible by pretrain.parallel.expert=3; use 6 or 9",
+        "pretrain.parallel.expert=3: does not divide model.num_experts=8; use 1",
     ),
     "more expert ranks than a stage has": (
         {"pretrain.parallel.ranks": 4, "pretrain.parallel.expert": 8},
-        "pretrain.parallel.expert=8: does not divide the 4 ranks of a pipeline stage; use 1 or 2 or 4",
+        "pretrain.parallel.expert=8: does not divide the ranks of a pipeline stage=4; use 4",
     ),
     "layers that do not divide into stages": (
         {"pretrain.parallel.ranks": 3, "pretrain.parallel.pipeline": 3},
-        "model.num_layers=4: not divisible by pretrain.parallel.pipeline=3; use 3 or 6",
+        "pretrain.parallel.pipeline=3: does not divide model.num_layers=4; use 2 or 4",
     ),
     "ranks that hold no whole model": (
         {"pretrain.parallel.ranks": 5, "pretrain.parallel.tensor": 2},
@@ -56,7 +56,42 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "key-value heads that do not spread over tensor ranks": (
         {"pretrain.parallel.ranks": 4, "pretrain.parallel.tensor": 4},
-        "model.num_query_groups=2: not divisible by pretrain.parallel.tensor=4; use 4",
+        "pretrain.parallel.tensor=4: does not divide model.num_query_groups=2; use 2",
+    ),
+    "chunks of layers without a pipeline": (
+        {"pretrain.parallel.virtual_pipeline": 2},
+        "pretrain.parallel.virtual_pipeline=2: needs pretrain.parallel.pipeline above 1; use 1",
+    ),
+    "layers that do not spread over chunks": (
+        {"pretrain.parallel.ranks": 2, "pretrain.parallel.pipeline": 2, "pretrain.parallel.virtual_pipeline": 4},
+        "pretrain.parallel.virtual_pipeline=4: does not divide the layers of a stage=2; use 2",
+    ),
+    "interleaving of too few micro-batches": (
+        {"pretrain.parallel.ranks": 2, "pretrain.parallel.pipeline": 2, "pretrain.parallel.virtual_pipeline": 2}
+        | {"pretrain.batch_tokens": 3 * 128},
+        "pretrain.batch_tokens=384: not divisible by sequence_length×micro_batch_size×data-parallel ranks×pipeline=256; "
+        "use 256 or 512",
+    ),
+    "ends that count as layers without a pipeline": (
+        {"pretrain.parallel.ends_count_as_layers": True},
+        "pretrain.parallel.ends_count_as_layers=True: needs pretrain.parallel.pipeline above 1; use false",
+    ),
+    "layers and ends that do not spread over the stages": (
+        {"pretrain.parallel.ranks": 4, "pretrain.parallel.pipeline": 4, "pretrain.parallel.ends_count_as_layers": True}
+        | {"pretrain.parallel.micro_batch_size": 1},
+        "pretrain.parallel.pipeline=4: does not divide model.num_layers+2=6; use 3 or 6",
+    ),
+    "ends that leave a stage without layers": (
+        {"pretrain.parallel.ranks": 6, "pretrain.parallel.pipeline": 6, "pretrain.parallel.ends_count_as_layers": True},
+        "pretrain.parallel.ends_count_as_layers=True: the first and the last of 6 chunks would have no layer; use false",
+    ),
+    "experts whose gradients Megatron would not sum": (
+        {"pretrain.parallel.ranks": 2, "pretrain.parallel.tensor": 2, "pretrain.parallel.expert_tensor": 1},
+        "pretrain.parallel.expert_tensor=1: with expert=1 the experts' gradients would be wrong; use 0 or 2",
+    ),
+    "more ranks an expert than there are": (
+        {"pretrain.parallel.ranks": 2, "pretrain.parallel.expert": 2, "pretrain.parallel.expert_tensor": 2},
+        "pretrain.parallel.expert_tensor=2: does not divide the ranks of a pipeline stage over expert=1; use 1",
     ),
     "sequence that context parallelism cannot cut": (
         {"pretrain.sequence_length": 130, "pretrain.batch_tokens": 1300}

@@ -1,12 +1,15 @@
-"""Things that go wrong during training, at a step of the test's choice."""
+"""Things that go wrong during training: at a step of the test's choice, or because a cure was taken out."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from athanor.artifacts.run import StageRun
+from athanor.models import language_model
 from athanor.training.batches import MicroBatch, SampleReader
 from athanor.training.objective import NextToken
 
@@ -45,3 +48,30 @@ class Poisoned(NextToken):
         if self._calls == self._step and self._stage.rank == self._stage.world_size - 1:
             total = total * torch.nan
         return total, count
+
+
+def _losses_of_the_router_divided(config: Any) -> None:
+    cut = config.context_parallel_size * config.tensor_model_parallel_size
+    config.moe_aux_loss_coeff /= cut
+
+
+def _batched_messages(config: Any) -> None:
+    config.overlap_p2p_comm, config.batch_p2p_comm = False, True
+
+
+UNCURED: dict[str, Callable[[Any], None]] = {
+    "router losses": _losses_of_the_router_divided,
+    "messages between two stages": _batched_messages,
+}
+
+
+def let_through(error: str) -> None:
+    """Build models without the cure of one of Megatron's silent errors, in this process."""
+    cured = language_model.transformer_config
+
+    def uncured(*arguments: Any) -> Any:
+        config = cured(*arguments)
+        UNCURED[error](config)
+        return config
+
+    language_model.transformer_config = uncured

@@ -23,6 +23,7 @@ class Job:
     end_tokens: int = 0
     poisoned_step: int = 0  # the loss of this step is NaN on the last rank
     roll_back: bool = False  # start behind the newest checkpoint
+    uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
 
@@ -64,9 +65,11 @@ def _run(job: Job, stage: StageRun) -> object:
 
         return initialize(stage, job.recipe)
     from athanor.training.loop import Task, train
-    from tests.training.faults import Interrupted, Poisoned
+    from tests.training.faults import Interrupted, Poisoned, let_through
     from tests.training.synthetic import AffineChains, held_out
 
+    if job.uncured:
+        let_through(job.uncured)
     pretrain = job.recipe.pretrain
     count = pretrain.batch_tokens // pretrain.sequence_length
     samples = Interrupted(AffineChains(), stage, job.pause_at_step, count) if job.pause_at_step else AffineChains()

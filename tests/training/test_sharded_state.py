@@ -34,9 +34,10 @@ def test_absent_extra_state_starts_afresh_and_a_present_one_is_taken(tmp_path: P
     layer, other = WithScales(2, 2), WithScales(2, 2)
     other.scales = 7.0
     saved = other.state_dict()
-    _take_weights(layer, {name: value for name, value in saved.items() if "_extra_state" not in name}, tmp_path)
+    without = {name: value for name, value in saved.items() if "_extra_state" not in name}
+    _take_weights([layer], {"model": without}, tmp_path)
     assert torch.equal(layer.weight, other.weight) and layer.scales == 1.0
-    _take_weights(layer, saved, tmp_path)
+    _take_weights([layer], {"model": saved}, tmp_path)
     assert layer.scales == 7.0
 
 
@@ -44,4 +45,4 @@ def test_absent_extra_state_starts_afresh_and_a_present_one_is_taken(tmp_path: P
 def test_missing_weight_and_unknown_weight_are_refused(change: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
     saved = {name: value for name, value in {**WithScales(2, 2).state_dict(), **change}.items() if value is not None}
     with pytest.raises(StageError, match=f"holds other weights than the recipe's model: {next(iter(change))}; make it again"):
-        _take_weights(WithScales(2, 2), saved, tmp_path)
+        _take_weights([WithScales(2, 2)], {"model": saved}, tmp_path)

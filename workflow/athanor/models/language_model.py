@@ -27,7 +27,8 @@ from megatron.core.transformer.moe.experts import SequentialMLP
 
 from athanor.models.attention_cpu import TorchCoreAttention
 from athanor.models.experts_cpu import TorchExperts
-from athanor.recipe.schema import Model, Parallel, Precision
+from athanor.recipe.layouts import expert_tensor_ranks
+from athanor.recipe.schema import Model, Parallel, Precision, Recompute
 
 FP8_RECIPES = {
     Precision.FP8_DELAYED: "delayed",
@@ -40,28 +41,35 @@ class PrecisionError(StageError):
     """A precision this machine cannot compute in."""
 
 
-def build_language_model(model: Model, parallel: Parallel, precision: Precision = Precision.FP32) -> GPTModel | Float16Module:
-    """This rank's part (its pipeline stage) of the model, freshly initialised, without data parallelism.
+def build_language_model(
+    model: Model, parallel: Parallel, precision: Precision = Precision.FP32
+) -> list[GPTModel | Float16Module]:
+    """This rank's chunks of the model (one, unless the pipeline is interleaved), freshly initialised, without data
+    parallelism; all share one config.
 
     Process groups for `parallel` must exist (`athanor.training.layout`). Called with tokens [batch, seq], positions
-    [batch, seq], no mask and (optionally) labels, its last stage returns logits [batch, seq, vocab] or losses
-    [batch, seq]. Raises PrecisionError.
+    [batch, seq], no mask and (optionally) labels, the last chunk of the last stage returns logits [batch, seq, vocab]
+    or losses [batch, seq]. Raises PrecisionError.
     """
     config = transformer_config(model, parallel, precision)
-    language_model = GPTModel(
-        config,
-        layer_spec(config),
-        vocab_size=model.vocab_size,
-        max_sequence_length=model.max_sequence_length,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-        share_embeddings_and_output_weights=model.tie_embeddings,
-        position_embedding_type="rope",
-        rotary_base=model.rope_base,
-    )
-    if not ON_CPU:
-        language_model.cuda()
-    return Float16Module(config, language_model) if config.bf16 else language_model
+    chunks = []
+    for number in range(parallel.virtual_pipeline):
+        chunk = GPTModel(
+            config,
+            layer_spec(config, number),
+            vocab_size=model.vocab_size,
+            max_sequence_length=model.max_sequence_length,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=number),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=number),
+            share_embeddings_and_output_weights=model.tie_embeddings,
+            position_embedding_type="rope",
+            rotary_base=model.rope_base,
+            vp_stage=number if parallel.virtual_pipeline > 1 else None,
+        )
+        if not ON_CPU:
+            chunk.cuda()
+        chunks.append(Float16Module(config, chunk) if config.bf16 else chunk)
+    return chunks
 
 
 def transformer_config(model: Model, parallel: Parallel, precision: Precision) -> TransformerConfig:
@@ -85,6 +93,13 @@ def transformer_config(model: Model, parallel: Parallel, precision: Precision) -
         init_method_std=model.init_std,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=interleaved(parallel),
+        # Of two stages each is the other's next and previous. Batched, what they send each other is matched by its order
+        # alone, and the interleaved schedule then takes gradients for activations, silently: send one by one.
+        overlap_p2p_comm=interleaved(parallel) is not None,
+        batch_p2p_comm=interleaved(parallel) is None,
+        account_for_embedding_in_pipeline_split=parallel.ends_count_as_layers,
+        account_for_loss_in_pipeline_split=parallel.ends_count_as_layers,
         context_parallel_size=parallel.context,
         sequence_parallel=sequence_parallel,
         gradient_accumulation_fusion=False,
@@ -115,18 +130,16 @@ def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
         "moe_aux_loss_coeff": model.aux_loss_coefficient * cut * parallel.micro_batch_size,
         "moe_z_loss_coeff": model.z_loss_coefficient * cut or None,
         "moe_router_dtype": "fp32",
-        "moe_token_dispatcher_type": "alltoall",
+        "moe_token_dispatcher_type": parallel.dispatch.value,
         "moe_grouped_gemm": not ON_CPU,
         "expert_model_parallel_size": parallel.expert,
-        # With tensor > 1 and expert = 1 any other value trains wrongly and silently: Megatron marks experts so that
-        # their gradients are never summed over the tensor ranks that hold copies (tensor_parallel/layers.py:886).
         "expert_tensor_parallel_size": expert_tensor_ranks(parallel),
     }
 
 
-def expert_tensor_ranks(parallel: Parallel) -> int:
-    """Ranks that share one expert's matrices."""
-    return parallel.tensor if parallel.expert == 1 else 1
+def interleaved(parallel: Parallel) -> int | None:
+    """Chunks a pipeline stage, in Megatron's words: None for one."""
+    return parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None
 
 
 def _precision(precision: Precision) -> dict[str, Any]:
@@ -150,14 +163,18 @@ def _precision(precision: Precision) -> dict[str, Any]:
 
 
 def _recompute(parallel: Parallel) -> dict[str, Any]:
-    if not parallel.recompute:
-        return {}
-    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if parallel.recompute is Recompute.FULL:
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if parallel.recompute is Recompute.SELECTIVE:
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {}
 
 
-def layer_spec(config: TransformerConfig) -> Any:
-    """The layers of this pipeline stage: Transformer Engine's on a GPU, Megatron's own with torch's attention on a CPU."""
-    spec = get_gpt_decoder_block_spec(config, use_transformer_engine=not ON_CPU, normalization="RMSNorm")
+def layer_spec(config: TransformerConfig, chunk: int = 0) -> Any:
+    """The layers of a chunk of this pipeline stage: Transformer Engine's on a GPU, Megatron's own with torch's attention
+    on a CPU."""
+    number = chunk if config.virtual_pipeline_model_parallel_size else None
+    spec = get_gpt_decoder_block_spec(config, use_transformer_engine=not ON_CPU, normalization="RMSNorm", vp_stage=number)
     if ON_CPU:
         for layer in spec.layer_specs:
             # In Transformer Engine's MoE layer this norm keeps its own name: name it so in checkpoints here too.

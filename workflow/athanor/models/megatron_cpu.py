@@ -209,6 +209,32 @@ def _all_to_all_split_sizes() -> None:
     token_dispatcher.maybe_move_tensor_to_cpu = to_host
 
 
+def _uneven_gathers() -> None:
+    """Experts cut over tensor ranks get unequal numbers of tokens from them, and gloo gathers and scatters equal parts only."""
+    from megatron.core.tensor_parallel import mappings
+
+    even_gather, even_reduce = mappings._gather_along_first_dim, mappings._reduce_scatter_along_first_dim
+
+    def gather(part: Any, group: Any, sizes: list[int] | None = None, use_global_buffer: bool = False) -> Any:
+        if sizes is None or group.size() == 1:
+            return even_gather(part, group, sizes, use_global_buffer)
+        whole = part.new_empty(sum(sizes), *part.shape[1:])
+        for rank, place in enumerate(whole.split(sizes)):
+            if rank == group.rank():
+                place.copy_(part)
+            TORCH.distributed.broadcast(place, group=group, group_src=rank)
+        return whole
+
+    def reduce_scatter(whole: Any, group: Any, sizes: list[int] | None = None, use_global_buffer: bool = False) -> Any:
+        if sizes is None or group.size() == 1:
+            return even_reduce(whole, group, sizes, use_global_buffer)
+        total = whole.clone(memory_format=torch.contiguous_format)
+        TORCH.distributed.all_reduce(total, group=group)
+        return total.split(sizes)[group.rank()].contiguous()
+
+    mappings._gather_along_first_dim, mappings._reduce_scatter_along_first_dim = gather, reduce_scatter
+
+
 def _one_step_count_per_group() -> None:
     """Give the distributed optimizer what Transformer Engine gives it on a GPU: an Adam with one `step` per group.
 
@@ -268,5 +294,5 @@ def _one_pass_cross_entropy() -> None:
 PIECES: tuple[Callable[[], None], ...] = (
     _no_torch_compile, _current_device_is_cpu, _cuda_copies_are_noops, _cuda_literals_mean_cpu, _streams_are_noops,
     _optimizer_accepts_cpu_tensors, _random_states_on_cpu, _router_gemm_without_te, _all_to_all_split_sizes,
-    _one_step_count_per_group, _gradient_norms_without_te, _sequence_parallel_norm, _one_pass_cross_entropy,
+    _uneven_gathers, _one_step_count_per_group, _gradient_norms_without_te, _sequence_parallel_norm, _one_pass_cross_entropy,
 )  # fmt: skip

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from athanor.recipe.environments import environments
-from athanor.recipe.problems import Problem
+from athanor.recipe.layouts import illegal_batches, illegal_layout
+from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.schema import Precision, Recipe, Schedule, Source, SourceKind, Suite
 from athanor.recipe.units import Unit, format_quantity
 
@@ -18,15 +19,9 @@ def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
     return [*found, *_missing_files(recipe, project)]
 
 
-def _divides(where: str, number: int, by: str, divisor: int) -> Iterator[Problem]:
-    if divisor and number % divisor:
-        near = [n for n in (number - number % divisor, number - number % divisor + divisor) if n]
-        yield Problem(where, number, f"not divisible by {by}={divisor}; use {' or '.join(map(str, near))}")
-
-
 def _model(r: Recipe) -> Iterator[Problem]:
     m = r.model
-    yield from _divides("model.num_attention_heads", m.num_attention_heads, "model.num_query_groups", m.num_query_groups)
+    yield from not_divisible("model.num_attention_heads", m.num_attention_heads, "model.num_query_groups", m.num_query_groups)
     if m.head_dim % 2:
         yield Problem("model.head_dim", m.head_dim, f"rotary positions need an even width; use {m.head_dim + 1}")
     if not m.qk_norm:
@@ -42,39 +37,6 @@ def _model(r: Recipe) -> Iterator[Problem]:
     if len(r.tokenizer.special_tokens) < 2 or len(set(r.tokenizer.special_tokens)) < len(r.tokenizer.special_tokens):
         advice = "at least two different tokens: the first ends a document, the second pads"
         yield Problem("tokenizer.special_tokens", r.tokenizer.special_tokens, advice)
-
-
-def _layout(r: Recipe) -> Iterator[Problem]:
-    m, p, where = r.model, r.pretrain.parallel, "pretrain.parallel"
-    model_ranks = p.tensor * p.pipeline * p.context
-    yield from _divides(f"{where}.ranks", p.ranks, "tensor×pipeline×context", model_ranks)
-    yield from _divides("model.num_attention_heads", m.num_attention_heads, f"{where}.tensor", p.tensor)
-    yield from _divides("model.num_query_groups", m.num_query_groups, f"{where}.tensor", p.tensor)
-    yield from _divides("model.vocab_size", m.vocab_size, f"{where}.tensor", p.tensor)
-    yield from _divides("model.num_layers", m.num_layers, f"{where}.pipeline", p.pipeline)
-    yield from _divides("model.num_experts", m.num_experts, f"{where}.expert", p.expert)
-    yield from _divides("pretrain.sequence_length", r.pretrain.sequence_length, "2×context×tensor", _cut(p.context, p.tensor))
-    if p.ranks % model_ranks == 0 and (p.ranks // p.pipeline) % p.expert:
-        each = p.ranks // p.pipeline
-        legal = [n for n in range(1, each + 1) if each % n == 0 and m.num_experts % n == 0]
-        advice = f"does not divide the {each} ranks of a pipeline stage; use {' or '.join(map(str, legal[-3:]))}"
-        yield Problem(f"{where}.expert", p.expert, advice)
-
-
-def _cut(context: int, tensor: int) -> int:
-    """A sequence is cut in 2×context zigzag chunks, and each among the tensor ranks (sequence parallelism)."""
-    return (2 * context if context > 1 else 1) * tensor
-
-
-def _batches(r: Recipe) -> Iterator[Problem]:
-    p = r.pretrain
-    layout = p.parallel
-    data_ranks = max(1, layout.ranks // (layout.tensor * layout.pipeline * layout.context))
-    unit = p.sequence_length * layout.micro_batch_size * data_ranks
-    what = "sequence_length×micro_batch_size×data-parallel ranks"
-    yield from _divides("pretrain.batch_tokens", p.batch_tokens, what, unit)
-    for i, switch in enumerate(p.batch_switches):
-        yield from _divides(f"pretrain.batch_switches[{i}].batch_tokens", switch.batch_tokens, what, unit)
 
 
 def _milestones(r: Recipe) -> Iterator[Problem]:
@@ -151,7 +113,7 @@ def _precision(r: Recipe) -> Iterator[Problem]:
         yield Problem("export.dtype", r.export.dtype.value, "weights are exported as fp32 or bf16")
     if fp8:
         for name in ("hidden_size", "expert_ffn_size", "head_dim"):
-            yield from _divides(f"model.{name}", getattr(r.model, name), "the FP8 tile", 16)
+            yield from not_divisible(f"model.{name}", getattr(r.model, name), "the FP8 tile", 16)
 
 
 def _suites(r: Recipe) -> Iterator[Problem]:
@@ -178,5 +140,5 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, _layout, _batches, _milestones, _sources, _mixture, _precision, _suites,
+    _model, illegal_layout, illegal_batches, _milestones, _sources, _mixture, _precision, _suites,
 )  # fmt: skip

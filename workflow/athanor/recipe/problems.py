@@ -1,6 +1,6 @@
 """What is wrong with a recipe, collected so that the user sees all of it at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -15,6 +15,13 @@ class Problem:
     def __str__(self) -> str:
         shown = "" if self.value is None else f"={self.value!r}" if isinstance(self.value, str) else f"={self.value}"
         return f"{self.key}{shown}: {self.advice}"
+
+
+def not_divisible(where: str, number: int, by: str, divisor: int) -> Iterator[Problem]:
+    """The problem that `divisor`, called `by`, does not divide `number`, with the nearest numbers that it does."""
+    if divisor and number % divisor:
+        near = [n for n in (number - number % divisor, number - number % divisor + divisor) if n]
+        yield Problem(where, number, f"not divisible by {by}={divisor}; use {' or '.join(map(str, near))}")
 
 
 class RecipeError(Exception):

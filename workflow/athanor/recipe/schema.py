@@ -80,6 +80,21 @@ class Precision(StrEnum):
     FP8_BLOCKWISE = "fp8_blockwise"
 
 
+class Dispatch(StrEnum):
+    """How tokens reach the ranks of their experts."""
+
+    ALLTOALL = "alltoall"  # each token to its experts' ranks alone
+    ALLGATHER = "allgather"  # all tokens to all expert ranks: for few experts a rank
+
+
+class Recompute(StrEnum):
+    """What the backward pass computes again instead of keeping it."""
+
+    NONE = "none"
+    SELECTIVE = "selective"  # core attention
+    FULL = "full"  # every layer from its input
+
+
 class Suite(StrEnum):
     """An evaluation suite."""
 
@@ -164,12 +179,17 @@ class Parallel:
     """How one training step is spread over ranks. Never part of an artifact's identity."""
 
     ranks: int = key(1, "processes, one a GPU (or one a core on a CPU)", low=1)
-    tensor: int = key(1, "tensor-parallel ranks", low=1)
+    tensor: int = key(1, "tensor-parallel ranks; above 1 they share the sequence, too", low=1)
     pipeline: int = key(1, "pipeline stages", low=1)
+    virtual_pipeline: int = key(1, "chunks of layers each pipeline stage holds (interleaved schedule)", low=1)
+    ends_count_as_layers: bool = key(False, "embedding and loss take a layer's place when layers are dealt to the stages")
     context: int = key(1, "context-parallel ranks", low=1)
     expert: int = key(1, "expert-parallel ranks", low=1)
+    expert_tensor: int = key(0, "ranks that share one expert's matrices; 0: `tensor` where `expert` is 1, else 1", low=0)
+    dispatch: Dispatch = key(Dispatch.ALLTOALL, "alltoall | allgather")
+    overlap: bool = key(False, "reduce gradients and gather weights while computing")
     micro_batch_size: int = key(1, "sequences a rank computes at once", low=1)
-    recompute: bool = key(False, "recompute activations in the backward pass to save memory")
+    recompute: Recompute = key(Recompute.NONE, "none | selective | full: activations computed again to save memory")
 
 
 @dataclass

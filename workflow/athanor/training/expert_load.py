@@ -1,5 +1,7 @@
 """How evenly tokens are routed: the busiest expert's load over the mean, counted as the routers work."""
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,9 +12,9 @@ from megatron.core.transformer.moe.router import TopKRouter
 class ExpertLoad:
     """Counts the tokens each expert of each layer got in training since the last look."""
 
-    def __init__(self, model: torch.nn.Module, layers: int, experts: int, device: torch.device) -> None:
+    def __init__(self, chunks: Sequence[torch.nn.Module], layers: int, experts: int, device: torch.device) -> None:
         self._counts = torch.zeros(layers, experts, dtype=torch.float64, device=device)
-        for module in model.modules():
+        for module in chain.from_iterable(chunk.modules() for chunk in chunks):
             if isinstance(module, TopKRouter):
                 module.register_forward_hook(self._count)
 

@@ -17,7 +17,7 @@ def initialize(stage: StageRun, recipe: Recipe) -> Outcome:
         raise StageError(f"stage initialize runs on one rank, it was started on {stage.world_size}")
     parallel = Parallel()
     with process_groups(parallel, recipe.seed) as layout:
-        model = build_language_model(recipe.model, parallel)
+        [model] = build_language_model(recipe.model, parallel)
         parameters = sum(weight.numel() for weight in model.parameters())
         write = partial(save_weights, model)
         checkpoints.save(stage.folder / FINAL, write, Position(), layout.recorded(), optimizer=False)

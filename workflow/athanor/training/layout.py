@@ -15,7 +15,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from athanor.artifacts.run import StageError
-from athanor.models.language_model import ON_CPU, expert_tensor_ranks
+from athanor.models.language_model import ON_CPU, interleaved
+from athanor.recipe.layouts import expert_tensor_ranks
 from athanor.recipe.schema import Parallel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -37,7 +38,14 @@ class Layout:
     def recorded(self) -> dict[str, Any]:
         """What a checkpoint says about the layout that wrote it."""
         sizes = asdict(self.parallel)
-        return {"ranks": self.world_size, **{k: sizes[k] for k in ("tensor", "pipeline", "context", "expert")}}
+        of_model = ("tensor", "pipeline", "virtual_pipeline", "context", "expert")
+        cut = expert_tensor_ranks(self.parallel)
+        return {"ranks": self.world_size, **{name: sizes[name] for name in of_model}, "expert_tensor": cut}
+
+    @property
+    def micro_batch_round(self) -> int:
+        """What the number of a rank's micro-batches must divide by: the interleaved schedule takes a round of stages."""
+        return self.parallel.pipeline if self.parallel.virtual_pipeline > 1 else 1
 
 
 @contextmanager
@@ -60,6 +68,7 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tensor,
             pipeline_model_parallel_size=parallel.pipeline,
+            virtual_pipeline_model_parallel_size=interleaved(parallel),
             context_parallel_size=parallel.context,
             expert_model_parallel_size=parallel.expert,
             expert_tensor_parallel_size=expert_tensor_ranks(parallel),

@@ -50,10 +50,10 @@ def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
     """
     with process_groups(recipe.pretrain.parallel, recipe.seed) as layout:
         try:
-            model = build_language_model(recipe.model, recipe.pretrain.parallel, recipe.pretrain.precision)
+            chunks = build_language_model(recipe.model, recipe.pretrain.parallel, recipe.pretrain.precision)
         except PrecisionError as error:
             raise StageError(str(error)) from error
-        learner = build_learner(model, recipe.pretrain.optimizer, layout)
+        learner = build_learner(chunks, recipe.pretrain.optimizer, layout)
         return _Run(stage, recipe, task, layout, learner).to_the_end()
 
 
@@ -64,7 +64,7 @@ class _Run:
         self.stage, self.settings, self.task = stage, recipe.pretrain, task
         self.layout, self.learner = layout, learner
         self.rate, self.batch_sizes = LearningRate.of(recipe.pretrain), BatchSizes.of(recipe.pretrain)
-        self.load = ExpertLoad(learner.model, recipe.model.num_layers, recipe.model.num_experts, layout.device)
+        self.load = ExpertLoad(learner.chunks, recipe.model.num_layers, recipe.model.num_experts, layout.device)
         self.first = checkpoints.read_state(task.start).position
         self.saved: Path | None = None  # the checkpoint of the current position
         self.position = self._resume()
@@ -167,6 +167,7 @@ class _Run:
         if self.curve is not None:
             self.curve.secure()
         folder = checkpoints.save_folder(self.stage.folder, self.position.step)
+        self.learner.settle()
         write = partial(save_learner, self.learner)
         checkpoints.save(folder, write, self.position, self.layout.recorded(), optimizer=True)
         checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)

@@ -1,5 +1,6 @@
 """The model under data parallelism with Megatron's distributed AdamW, whose rates the schedule sets at every step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ from athanor.training.layout import Layout
 
 @dataclass
 class Learner:
-    """Everything that learns: the model (data parallel), its optimizer, and where it is computed."""
+    """Everything that learns: the model's chunks (data parallel), their optimizer, and where they are computed."""
 
-    model: DistributedDataParallel
+    chunks: list[DistributedDataParallel]  # one, unless the pipeline is interleaved
     optimizer: MegatronOptimizer
     weight_decay: float
     layout: Layout
@@ -24,7 +25,7 @@ class Learner:
     @property
     def config(self) -> Any:
         """Megatron's TransformerConfig."""
-        return get_model_config(self.model)
+        return get_model_config(self.chunks[0])
 
     def set_rates(self, lr: float) -> None:
         """Learning rate and weight decay of the next update; norms do not decay (`wd_mult`)."""
@@ -32,20 +33,30 @@ class Learner:
             group["lr"] = lr * group.get("lr_mult", 1.0)
             group["weight_decay"] = self.weight_decay * group.get("wd_mult", 1.0)
 
+    def settle(self) -> None:
+        """Wait until every rank has the updated weights: with `overlap` they come while the next step computes."""
+        if self.layout.parallel.overlap:
+            for chunk in self.chunks:
+                chunk.start_param_sync(force_sync=True)
 
-def build_learner(model: Any, settings: schema.Optimizer, layout: Layout) -> Learner:
-    """Spread `model` over the data ranks with a fresh optimizer; master weights and moments are float32 and sharded."""
-    config = get_model_config(model)
-    parallel_model = DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
-            use_distributed_optimizer=True,
-            check_for_nan_in_grad=False,  # the loop checks loss and gradient norm on all ranks at once
-        ),
-        model,
+
+def build_learner(model: Sequence[Any], settings: schema.Optimizer, layout: Layout) -> Learner:
+    """Spread the chunks of `model` over the data ranks with a fresh optimizer; master weights and moments are float32 and
+    sharded."""
+    config, overlap = get_model_config(model[0]), layout.parallel.overlap
+    spread = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=overlap,
+        overlap_param_gather=overlap,
+        check_for_nan_in_grad=False,  # the loop checks loss and gradient norm on all ranks at once
     )
+    # Of an interleaved pipeline only the first chunk is cut into buckets: the others' traffic overlaps with its work.
+    chunks = [DistributedDataParallel(config, spread, m, disable_bucketing=number > 0) for number, m in enumerate(model)]
     config.finalize_model_grads_func = finalize_model_grads
+    if overlap:
+        no_sync = [chunk.no_sync for chunk in chunks]
+        config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -58,9 +69,10 @@ def build_learner(model: Any, settings: schema.Optimizer, layout: Layout) -> Lea
             bf16=config.bf16,
             params_dtype=config.params_dtype,
             use_distributed_optimizer=True,
+            overlap_param_gather=overlap,
         ),
-        [parallel_model],
+        chunks,
         use_gloo_process_groups=False,  # only checkpoints gathered to one rank need them; ours are sharded
     )
     config.grad_scale_func = optimizer.scale_loss
-    return Learner(parallel_model, optimizer, settings.weight_decay, layout)
+    return Learner(chunks, optimizer, settings.weight_decay, layout)

@@ -8,6 +8,7 @@ import os
 import pickle
 import queue
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ EXTRA_STATE = "_extra_state"
 
 def save_weights(model: Any, folder: Path) -> None:
     """Write the weights alone into the empty `folder`."""
-    _save({"model": _model_state(model)}, folder)
+    _save(_weights_state([model]), folder)
 
 
 def save_learner(learner: Learner, folder: Path) -> None:
@@ -50,15 +51,15 @@ def save_learner(learner: Learner, folder: Path) -> None:
 
 def load_weights(learner: Learner, folder: Path) -> None:
     """Take the weights; the optimizer starts afresh from them."""
-    loaded = _load({"model": _model_state(learner.model.module)}, folder)
-    _take_weights(learner.model.module, loaded["model"], folder)
+    modules = [chunk.module for chunk in learner.chunks]
+    _take_weights(modules, _load(_weights_state(modules), folder), folder)
     learner.optimizer.reload_model_params()
 
 
 def load_learner(learner: Learner, folder: Path, *, same_layout: bool) -> None:
     """Take weights and optimizer, and the random states where the layout that wrote them is the same."""
     loaded = _load(_learner_state(learner, is_loading=True, with_random_states=same_layout), folder)
-    _take_weights(learner.model.module, loaded["model"], folder)
+    _take_weights([chunk.module for chunk in learner.chunks], loaded, folder)
     learner.optimizer.load_state_dict(_match_expert_layout(loaded["optimizer"], learner.optimizer))
     if same_layout:
         _set_random_states(loaded["random_states"][0])
@@ -68,15 +69,20 @@ def _metadata() -> dict[str, Any]:
     return {**CONTENT, "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
 
 
-def _model_state(model: Any) -> dict[str, Any]:
-    state: dict[str, Any] = model.sharded_state_dict(metadata=_metadata())
-    return state
+def _weights_state(modules: Sequence[Any]) -> dict[str, Any]:
+    return {name: module.sharded_state_dict(metadata=_metadata()) for name, module in _by_name(modules).items()}
+
+
+def _by_name(modules: Sequence[Any]) -> dict[str, Any]:
+    """The chunks of a model under the names that Megatron-LM gives them; on disk no tensor's name depends on chunks."""
+    return {"model": modules[0]} if len(modules) == 1 else {f"model{number}": m for number, m in enumerate(modules)}
 
 
 def _learner_state(learner: Learner, *, is_loading: bool, with_random_states: bool) -> dict[str, Any]:
-    model = _model_state(learner.model.module)
-    optimizer = learner.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_metadata())
-    state = {"model": model, "optimizer": optimizer}
+    state = _weights_state([chunk.module for chunk in learner.chunks])
+    # Megatron takes the weights' state as it names it: whole for one chunk's model, by chunk for several.
+    weights = state["model"] if len(learner.chunks) == 1 else dict(state)
+    state["optimizer"] = learner.optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_metadata())
     if with_random_states:
         state["random_states"] = _random_states()
     return state
@@ -136,24 +142,26 @@ def _forget_where_and_when(path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _take_weights(model: Any, loaded: dict[str, Any], folder: Path) -> None:
-    inner = model.module if isinstance(model, Float16Module) else model  # the wrapper's own call returns nothing
-    missing, unexpected = inner.load_state_dict(loaded, strict=False)
-    wrong = [name for name in missing if EXTRA_STATE not in name] + list(unexpected)
-    if wrong:
-        raise StageError(f"{folder} holds other weights than the recipe's model: {', '.join(wrong[:5])}; make it again")
+def _take_weights(modules: Sequence[Any], loaded: dict[str, Any], folder: Path) -> None:
+    for name, module in _by_name(modules).items():
+        inner = module.module if isinstance(module, Float16Module) else module  # the wrapper's own call returns nothing
+        missing, unexpected = inner.load_state_dict(loaded[name], strict=False)
+        wrong = [key for key in missing if EXTRA_STATE not in key] + list(unexpected)
+        if wrong:
+            raise StageError(f"{folder} holds other weights than the recipe's model: {', '.join(wrong[:5])}; make it again")
 
 
 def _without_unknown_extra_states(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Transformer Engine keeps the history of FP8 scales as an object beside each weight. What a CPU or another
     precision has written lacks them: they start afresh, as in a first step."""
-    model = state["model"]
-    extra = {name: o.unique_key for name, o in model.items() if EXTRA_STATE in name and isinstance(o, ShardedObject)}
-    if not extra:
-        return state
-    known = load_sharded_metadata(str(folder))
-    absent = {name for name, key in extra.items() if key not in known}
-    return {**state, "model": {name: value for name, value in model.items() if name not in absent}}
+    known: Mapping[str, Any] = {}
+    for chunk in [name for name in state if name.startswith("model")]:
+        extra = {name: o.unique_key for name, o in state[chunk].items() if EXTRA_STATE in name and isinstance(o, ShardedObject)}
+        if extra:
+            known = known or load_sharded_metadata(str(folder))
+            absent = {name for name, key in extra.items() if key not in known}
+            state = {**state, chunk: {name: value for name, value in state[chunk].items() if name not in absent}}
+    return state
 
 
 def _load(state: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def train_step(
     Raises NonFiniteError, on all ranks and before the weights are touched, when the loss is not finite; and when the
     gradient norm is not.
     """
-    learner.model.zero_grad_buffer()
+    for chunk in learner.chunks:
+        chunk.zero_grad_buffer()
     learner.optimizer.zero_grad()
     clear_aux_losses_tracker()
     sums = run_micro_batches(learner, batches, objective, forward_only=False)
@@ -71,10 +72,11 @@ def run_micro_batches(
 
         return objective.forward(model, this), reduce
 
+    chunks = learner.chunks
     reports = get_forward_backward_func()(
         forward_step_func=forward,
-        data_iterator=iter(batches),
-        model=learner.model,
+        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
+        model=chunks if len(chunks) > 1 else chunks[0],
         num_microbatches=len(batches),
         seq_length=batches[0].tokens.shape[1] * learner.layout.parallel.context,
         micro_batch_size=batches[0].tokens.shape[0],

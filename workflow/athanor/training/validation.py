@@ -39,12 +39,15 @@ class DomainLoss:
 
 def validate(learner: Learner, held_out: Mapping[str, HeldOut]) -> dict[str, DomainLoss]:
     """The losses of all domains, on every rank. Weights and random states stay as they are."""
-    learner.model.eval()
+    learner.settle()
+    for chunk in learner.chunks:
+        chunk.eval()
     try:
         with torch.no_grad():
             return {domain: _domain_loss(learner, held_out[domain]) for domain in sorted(held_out)}
     finally:
-        learner.model.train()
+        for chunk in learner.chunks:
+            chunk.train()
 
 
 def write_validation(path: Path, losses: Mapping[str, DomainLoss]) -> None:
@@ -57,7 +60,8 @@ def _domain_loss(learner: Learner, held_out: HeldOut) -> DomainLoss:
     rows = max(1, TOKENS_A_FORWARD_PASS // (windows.shape[1] - 1))
     # Every rank makes equally many passes of equal shape (experts on one rank serve tokens of all): fill up with rows
     # that do not count.
-    passes = math.ceil(len(windows) / (rows * layout.data_ranks))
+    rounds = math.ceil(len(windows) / (rows * layout.data_ranks * layout.micro_batch_round))
+    passes = rounds * layout.micro_batch_round
     batches = []
     for i in range(passes):
         begin = (i * layout.data_ranks + layout.data_rank) * rows
