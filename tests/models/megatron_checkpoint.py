@@ -1,9 +1,5 @@
-"""Writes a small Megatron checkpoint from one or more ranks, and the logits its model gives: run as its own process.
+"""Writes a small Megatron checkpoint from one or more ranks, and the logits its model gives."""
 
-python -m tests.models.megatron_checkpoint FOLDER [--load CHECKPOINT] [--tensor N] [--expert N] [--pipeline N] [--tie]
-"""
-
-import argparse
 import os
 from pathlib import Path
 
@@ -30,15 +26,8 @@ def small_model(tie: bool) -> Model:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--load", type=Path)
-    for size in ("tensor", "expert", "pipeline"):
-        parser.add_argument(f"--{size}", type=int, default=1)
-    parser.add_argument("--tie", action="store_true")
-    options = parser.parse_args()
-
+def write(folder: Path, load: Path | None, tie: bool, sizes: dict[str, int]) -> None:
+    """Run by every rank: fresh weights, or those of the checkpoint `load`, in the layout `sizes`."""
     import torch
 
     from athanor.models.language_model import build_language_model
@@ -47,21 +36,21 @@ def main() -> None:
 
     from megatron.core import dist_checkpointing  # isort: skip  (after the CPU stand-ins)
 
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    parallel = Parallel(ranks=ranks, tensor=options.tensor, expert=options.expert, pipeline=options.pipeline)
+    ranks = int(os.environ["WORLD_SIZE"])
+    parallel = Parallel(ranks=ranks, **sizes)
     with process_groups(parallel, seed=3):
-        [model] = build_language_model(small_model(options.tie), parallel, Precision.FP32)
+        [model] = build_language_model(small_model(tie), parallel, Precision.FP32)
         model.eval()
-        if options.load:
-            model.load_state_dict(dist_checkpointing.load({"model": model.sharded_state_dict()}, str(options.load))["model"])
+        if load:
+            model.load_state_dict(dist_checkpointing.load({"model": model.sharded_state_dict()}, str(load))["model"])
         elif ranks == 1:
             _shake_norms(model)
             tokens = torch.randint(VOCABULARY, (BATCH, SEQUENCE))
             with torch.no_grad():
                 logits = model(tokens, torch.arange(SEQUENCE).expand(BATCH, SEQUENCE), None)
-            options.folder.mkdir(parents=True)
-            torch.save({"tokens": tokens, "logits": logits}, options.folder / "logits.pt")
-        checkpoint = options.folder / "checkpoint"
+            folder.mkdir(parents=True)
+            torch.save({"tokens": tokens, "logits": logits}, folder / "logits.pt")
+        checkpoint = folder / "checkpoint"
         checkpoint.mkdir(parents=True, exist_ok=True)
         torch.distributed.barrier()
         save_weights(model, checkpoint)
@@ -75,7 +64,3 @@ def _shake_norms(model: "torch.nn.Module") -> None:  # type: ignore[name-defined
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,7 @@
 """The exported folder is the Megatron model: same logits, same bytes from every layout, and nothing left out."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,37 +18,18 @@ from athanor.models.huggingface import Conversion, ExportError, conversions, exp
 from athanor.models.torch_dist import CheckpointError, ShardedCheckpoint
 from athanor.recipe.schema import Export, Model, Precision, Recipe
 from athanor.stages import export as export_stage
+from tests import ranks as warm
 from tests.evaluation.tiny import write_tokenizer
-from tests.models.megatron_checkpoint import small_model
+from tests.models.megatron_checkpoint import small_model, write
 
 LOGIT_TOLERANCE = 1e-5  # float32; measured 6e-7 of 1
-RANK_SECONDS = 120
 
 
-def run_ranks(folder: Path, *options: str, ranks: int = 1) -> Path:
+def run_ranks(folder: Path, load: Path | None = None, *, ranks: int = 1, tie: bool = False, **sizes: int) -> Path:
     """Write a checkpoint with `ranks` processes; its folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-W", "ignore", "-m", "tests.models.megatron_checkpoint", str(folder), *options]
-    common = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": str(ranks),
-    }
-    common["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    outputs = [(folder.parent / f"{folder.name}-{rank}.log").open("w+") for rank in range(ranks)]
-    processes = [
-        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stdout=output, stderr=output)
-        for rank, output in enumerate(outputs)
-    ]
-    for process, output in zip(processes, outputs, strict=True):
-        if process.wait(RANK_SECONDS):
-            output.seek(0)
-            pytest.fail(output.read()[-3000:])
-        output.close()
+    logs = [folder.parent / f"{folder.name}-{rank}.log" for rank in range(ranks)]
+    if any(warm.wait(warm.start(write, folder, load, tie, sizes, logs=logs))):
+        pytest.fail("".join(log.read_text()[-3000:] for log in logs))
     return folder
 
 
@@ -90,16 +67,16 @@ def test_export_gives_megatrons_logits(untied: Path, tokenizer: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_export_tied_embeddings_gives_megatrons_logits(tokenizer: Path, tmp_path: Path) -> None:
-    tied = run_ranks(tmp_path / "tied", "--tie")
+    tied = run_ranks(tmp_path / "tied", tie=True)
     folder = exported(tied, tokenizer, tmp_path / "model", small_model(tie=True))
     assert_same_logits(folder, tied)
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [("--tensor", "2"), ("--expert", "2"), ("--pipeline", "2")], ids=lambda layout: layout[0][2:])
-def test_export_other_layouts_give_the_same_bytes(untied: Path, tokenizer: Path, tmp_path: Path, layout: tuple[str, str]) -> None:
-    resharded = run_ranks(tmp_path / "two", "--load", str(untied / "checkpoint"), *layout, ranks=2)
+@pytest.mark.parametrize("size", ["tensor", "expert", "pipeline"])
+def test_export_other_layouts_give_the_same_bytes(untied: Path, tokenizer: Path, tmp_path: Path, size: str) -> None:
+    resharded = run_ranks(tmp_path / "two", untied / "checkpoint", ranks=2, **{size: 2})
     model = small_model(tie=False)
     one = exported(untied, tokenizer, tmp_path / "from-one", model)
     two = exported(resharded, tokenizer, tmp_path / "from-two", model)

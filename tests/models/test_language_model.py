@@ -195,16 +195,26 @@ def test_loss_is_cross_entropy() -> None:
     assert torch.allclose(vocab_parallel_cross_entropy(logits.clone(), labels), expected, atol=1e-6)
 
 
+def _in_a_fresh_process(program: str) -> None:
+    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(p for p in sys.path if p)})
+
+
 def test_shim_refuses_where_cuda_exists() -> None:
-    program = (
+    _in_a_fresh_process(
         "import torch; torch.cuda.is_available = lambda: True; stream = torch.cuda.Stream\n"
         "from athanor.models import megatron_cpu\n"
         "assert megatron_cpu.install() is False and torch.cuda.Stream is stream and torch.zeros.__module__ != 'athanor'"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(p for p in sys.path if p)})
 
 
-def test_shim_leaves_the_meta_device_working() -> None:
-    megatron_cpu.install()
-    with torch.device("meta"):
-        assert torch.arange(3).is_meta and torch.empty(2).is_meta, "transformers builds models this way"
+@pytest.mark.parametrize("cured", [True, False])
+def test_shim_leaves_the_meta_device_working(cured: bool) -> None:
+    """transformers builds models there, and without it leaves their rotary frequencies unset."""
+    take_out = "from torch.utils import _device; fill, _device._device_constructors = _device._device_constructors, set"
+    _in_a_fresh_process(
+        f"import torch\n{'' if cured else take_out}\n"
+        "from athanor.models import megatron_cpu\n"
+        "megatron_cpu.install()\n"
+        f"{'' if cured else '_device._device_constructors = fill'}\n"
+        f"with torch.device('meta'): assert torch.arange(3).is_meta == {cured}"
+    )

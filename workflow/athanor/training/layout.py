@@ -65,15 +65,7 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
     gc.freeze()  # Megatron collects garbage at every save: not among what imports made, which took 0.4 s each time
     _connect(rank, world_size)
     try:
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=parallel.tensor,
-            pipeline_model_parallel_size=parallel.pipeline,
-            virtual_pipeline_model_parallel_size=interleaved(parallel),
-            context_parallel_size=parallel.context,
-            expert_model_parallel_size=parallel.expert,
-            expert_tensor_parallel_size=expert_tensor_ranks(parallel),
-            create_gloo_process_groups=False,
-        )
+        form_groups(parallel)
         _seed(seed)
         yield Layout(
             parallel,
@@ -87,6 +79,19 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def form_groups(parallel: Parallel) -> None:
+    """Tell Megatron which of the connected ranks compute what."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=interleaved(parallel),
+        context_parallel_size=parallel.context,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=expert_tensor_ranks(parallel),
+        create_gloo_process_groups=False,
+    )
 
 
 def _claim_device() -> torch.device:

@@ -1,0 +1,115 @@
+"""Every layout over ranks against one rank: how far its losses are, and how fast it is on this machine's CPU.
+
+A small MoE (4 layers, hidden 128, 8 experts, 2 of them a token) trains ten steps on one rank; from that checkpoint, with
+its optimizer, one rank and every layout train on. Ranks share this machine's cores, so tokens/s say what a layout costs
+in communication, not what it gains on a cluster. Aims: losses within AIM_FIRST of one rank's in the first ten steps and
+within AIM_LAST at the end.
+
+    python benchmarks/layouts.py [--quick] [--json FILE] [--seed N]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from athanor.recipe.schema import Recipe
+from athanor.training.checkpoints import FINAL
+from tests.training import processes
+from tests.training.layouts import LAYOUTS, Sizes
+from tests.training.program import Job
+from tests.training.recipes import BATCH, recipe
+
+AIM_FIRST, AIM_LAST = 1e-6, 1e-3  # nats
+FIRST_STEPS = 10
+MODEL = {"num_layers": 4, "hidden_size": 128, "head_dim": 32, "num_experts": 8, "expert_ffn_size": 256}
+ALONE = Sizes(1, {}, "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layout; differences are the largest over the steps, in nats."""
+
+    layout: str
+    ranks: int
+    first: float
+    last: float
+    tokens_per_second: float  # median over the steps
+    rounding: str
+
+
+def main() -> int:
+    """Measure, print the table and the aims; exit 1 where one is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="20 steps instead of 60")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--seed", type=int, default=7)
+    arguments = parser.parse_args()
+    steps = 20 if arguments.quick else 60
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = measure(Path(scratch), arguments.seed, steps)
+    report(rows, steps)
+    if arguments.json:
+        machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+        arguments.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
+    return int(any(row.first > AIM_FIRST or row.last > AIM_LAST for row in rows))
+
+
+def measure(folder: Path, seed: int, steps: int) -> list[Row]:
+    """All layouts, one after the other."""
+    fresh = _train(Job(folder / "fresh", _recipe(ALONE, seed)), 1)
+    begun = _train(Job(folder / "begun", _recipe(ALONE, seed), fresh / FINAL, 10 * BATCH), 1)
+    end = (10 + steps) * BATCH
+    expected = _losses(_train(Job(folder / "alone", _recipe(ALONE, seed), begun / FINAL, end), 1))
+    rows = [Row("one rank", 1, 0.0, 0.0, _speed(folder / "alone"), "")]
+    for number, (name, sizes) in enumerate(LAYOUTS.items()):
+        print(f"  {name} …", file=sys.stderr, flush=True)
+        run = _train(Job(folder / f"layout-{number}", _recipe(sizes, seed), begun / FINAL, end), sizes.ranks)
+        apart = [abs(a - b) for a, b in zip(_losses(run), expected, strict=True)]
+        rows.append(Row(name, sizes.ranks, max(apart[:FIRST_STEPS]), max(apart), _speed(run), sizes.why))
+    return rows
+
+
+def report(rows: list[Row], steps: int) -> None:
+    """The table on stdout."""
+    print(f"| layout | ranks | first {FIRST_STEPS} steps | all {steps} | tokens/s | rounding differs |")
+    print("|---|---:|---:|---:|---:|---|")
+    for row in rows:
+        print(
+            f"| {row.layout} | {row.ranks} | {row.first:.0e} | {row.last:.0e} | {row.tokens_per_second:,.0f} | {row.rounding} |"
+        )
+    first, last = max(row.first for row in rows), max(row.last for row in rows)
+    print(f"largest difference in the first {FIRST_STEPS} steps: {first:.1e} nats (aim {AIM_FIRST:.0e})")
+    print(f"largest difference in all {steps} steps: {last:.1e} nats (aim {AIM_LAST:.0e})")
+
+
+def _recipe(sizes: Sizes, seed: int) -> Recipe:
+    base = recipe(sizes.ranks, model=MODEL, parallel={"micro_batch_size": 2, **sizes.parallel}, every_steps=1000)
+    return replace(base, seed=seed)
+
+
+def _train(job: Job, ranks: int) -> Path:
+    codes = processes.run(job, ranks)
+    if any(codes):
+        sys.exit(f"{job.folder.name} ended with {codes}:\n{processes.log(job)}")
+    return job.folder
+
+
+def _losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def _speed(folder: Path) -> float:
+    [spool] = (folder / "tracking").iterdir()
+    points = [json.loads(line) for line in spool.read_text().splitlines()]
+    return statistics.median(p["payload"]["tokens_per_second"] for p in points if "tokens_per_second" in p["payload"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
