@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from athanor.models import megatron_cpu
 from athanor.models.adam_cpu import GroupStepAdam
 from athanor.models.attention_cpu import TorchCoreAttention
 from athanor.models.experts_cpu import TorchExperts
