@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from athanor.evaluation.figures import LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, write_figures
+from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, write_figures
 from athanor.evaluation.results import (
     CampaignResults,
     CurvePoint,
@@ -113,3 +114,13 @@ def test_summary_is_self_contained_and_escapes_names(results: CampaignResults, t
     assert "<?xml" not in page
     assert "0123456789ab" in page
     assert "+0.250" in page
+
+
+def test_expert_load_is_drawn_where_it_was_counted(results: CampaignResults, tmp_path: Path) -> None:
+    load = np.random.default_rng(0).integers(0, 100, (64, 2, 4))
+    load[:, 1, 2] = 0  # a dead expert
+    counted = replace(results, milestones=[results.milestones[0], replace(results.final, expert_load=load)])
+    assert EXPERTS_FIGURE in write_figures(tmp_path / "a", counted)
+    assert write_figures(tmp_path / "b", counted)
+    drawn = [(tmp_path / name / EXPERTS_FIGURE).read_bytes() for name in ("a", "b")]
+    assert drawn[0] == drawn[1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from athanor.campaign.campaign import Campaign
 from athanor.recipe.fingerprint import fingerprint
-from athanor.recipe.lifecycle import STAGES, Artifact, Lifecycle, decay_start_tokens
+from athanor.recipe.lifecycle import STAGES, Artifact, Lifecycle, decay_of
 from athanor.recipe.loading import load_recipe, load_resolved, resolved_text
 from athanor.recipe.schema import BatchSwitch, Pretrain, Recipe, Schedule
 from athanor.recipe.site import Site
@@ -36,7 +36,7 @@ GOLDEN: dict[str, str] = {
     "evaluate/untrained": "evaluate/0d66f546df3b530d",
     "export/1M": "export/452e51a73532b8c2",
     "evaluate/1M": "evaluate/30e13e74e966d6af",
-    "report/campaign": "report/79ad9a38b4e8daba",
+    "report/campaign": "report/34359e0b92f92843",
 }
 
 
@@ -134,7 +134,7 @@ def test_milestone_survives_another_budget_unless_a_decay_had_begun(
         for budget, decay in pairs
     ]
     one, two = (paths(with_pretrain(recipe, plan), project) for plan in plans)
-    starts = [start if (start := decay_start_tokens(plan)) is not None else 10**9 for plan in plans]
+    starts = [decay.start_tokens if (decay := decay_of(plan)) else 10**9 for plan in plans]
     for end in ends:
         name = f"pretrain/{format_quantity(end, Unit.TOKENS)}"
         untouched = all(end <= start for start in starts) or (starts[0] == starts[1] and pairs[0][1] == pairs[1][1])
@@ -172,6 +172,14 @@ def test_constant_schedule_knows_no_decay(small: tuple[Recipe, Path]) -> None:
     for change in ({"decay_tokens": 1000}, {"min_lr": 1e-6}, {"token_budget": 1_000_000}):
         other = dataclasses.replace(constant, **change)  # type: ignore[arg-type]
         assert paths(with_pretrain(recipe, constant), project) == paths(with_pretrain(recipe, other), project)
+
+
+def test_cosine_is_another_curve_for_another_budget(small: tuple[Recipe, Path]) -> None:
+    recipe, project = small
+    cosine = dataclasses.replace(recipe.pretrain, schedule=Schedule.COSINE, decay_tokens=0, milestone_tokens=[100_000])
+    longer = dataclasses.replace(cosine, token_budget=2 * cosine.token_budget)
+    one, two = (paths(with_pretrain(recipe, plan), project) for plan in (cosine, longer))
+    assert one["pretrain/100K"] != two["pretrain/100K"]
 
 
 def test_shuffled_control_starts_from_scratch_and_differs_in_the_order_alone(small: tuple[Recipe, Path]) -> None:

@@ -129,6 +129,11 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
         {"pretrain.warmup_tokens": "2M", "pretrain.decay_tokens": 0},
         "pretrain.warmup_tokens='2M': more than the 1000000 tokens there are for it",
     ),
+    "decay of a cosine": (
+        {"pretrain.schedule": "cosine", "pretrain.decay_tokens": "200K"},
+        "pretrain.decay_tokens='200K': unused by pretrain.schedule=cosine, which falls from the warm-up to the end of the "
+        "budget; use 0",
+    ),
     "decay into the warm-up": (
         {"pretrain.decay_tokens": "990K"},
         "pretrain.decay_tokens='990K': more than the 980000 tokens there are for it",

@@ -128,7 +128,10 @@ def test_two_milestones_are_one_uninterrupted_run(undisturbed: Path, make_job: M
     assert processes.run(second, 2) == [0, 0], processes.log(second)
     curves = _result(first.folder)["curve.jsonl"] + _result(second.folder)["curve.jsonl"]
     assert curves == _result(undisturbed)["curve.jsonl"]
-    assert {**_result(second.folder), "curve.jsonl": curves} == _result(undisturbed)
+    once, twice = _result(undisturbed), {**_result(second.folder), "curve.jsonl": curves}
+    for name in ("checkpoint/expert_load.npy", "checkpoint/state.json"):  # the history of a milestone, and its hash
+        del once[name], twice[name]
+    assert once == twice
     assert json.loads((second.folder / "outcome.json").read_text())["counters"] == {
         "step": STEPS,
         "tokens": STEPS * BATCH,

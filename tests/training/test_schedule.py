@@ -25,7 +25,7 @@ def pretrains(draw: st.DrawFn) -> Pretrain:
         lr=peak,
         min_lr=peak * draw(st.floats(0, 1)),
         decay_shape=draw(SHAPES),
-        schedule=draw(st.sampled_from(Schedule)),
+        schedule=draw(st.sampled_from([Schedule.WSD, Schedule.CONSTANT])),
     )
 
 
@@ -67,7 +67,14 @@ def test_rate_before_the_decay_ignores_the_budget(settings: Pretrain, factor: in
     assert all(rate(t) == longer(t) for t in (0, end // 3, end // 2, end))
 
 
-@pytest.mark.parametrize(("shape", "expected"), [(DecayShape.LINEAR, 0.75), (DecayShape.ONE_MINUS_SQRT, 0.5)])
+@pytest.mark.parametrize(
+    ("shape", "expected"), [(DecayShape.LINEAR, 0.75), (DecayShape.ONE_MINUS_SQRT, 0.5), (DecayShape.COSINE, 0.5 + 0.5**1.5)]
+)
 def test_rate_a_quarter_into_the_decay_has_the_published_shape(shape: DecayShape, expected: float) -> None:
     settings = Pretrain(token_budget=1000, warmup_tokens=0, decay_tokens=400, lr=1.0, min_lr=0.0, decay_shape=shape)
-    assert LearningRate.of(settings)(700) == expected
+    assert math.isclose(LearningRate.of(settings)(700), expected)
+
+
+def test_cosine_falls_from_the_warm_up_to_the_end_of_the_budget() -> None:
+    rate = LearningRate.of(Pretrain(token_budget=1100, warmup_tokens=100, lr=1.0, min_lr=0.2, schedule=Schedule.COSINE))
+    assert [round(rate(tokens), 12) for tokens in (50, 100, 600, 1100, 1200)] == [0.5, 1.0, 0.6, 0.2, 0.2]

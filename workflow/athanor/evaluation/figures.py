@@ -6,7 +6,9 @@ from statistics import median
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -16,6 +18,7 @@ from athanor.recipe.schema import Suite
 from athanor.recipe.units import Unit, format_quantity
 
 LOSS_FIGURE, VALIDATION_FIGURE, SCORES_FIGURE = "figures/loss.svg", "figures/validation.svg", "figures/scores.svg"
+EXPERTS_FIGURE = "figures/expert_load.svg"
 
 MODEL, CONTROL, BASELINE, INK, FAINT = "#b5451b", "#6b7280", "#2f6f8f", "#1f2937", "#d1d5db"
 STYLE: Any = {
@@ -45,6 +48,8 @@ SHOWN_METRICS = ("bits_per_byte", "acc")  # the others say the same in another u
 def write_figures(folder: Path, results: CampaignResults) -> tuple[str, ...]:
     """Write all figures below `folder`; their paths."""
     drawings = {LOSS_FIGURE: draw_loss, VALIDATION_FIGURE: draw_validation, SCORES_FIGURE: draw_scores}
+    if any(milestone.expert_load is not None for milestone in results.milestones):
+        drawings[EXPERTS_FIGURE] = draw_expert_load
     for name, draw in drawings.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
@@ -133,6 +138,43 @@ def draw_scores(results: CampaignResults) -> Figure:
     for axes in figure.axes:
         handles.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
     figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=3)
+    return figure
+
+
+def draw_expert_load(results: CampaignResults) -> Figure:
+    """Every expert's share of its layer's tokens over training, layer by layer; white is an even share."""
+    counted = [(m, m.expert_load) for m in results.milestones if m.expert_load is not None]
+    shares = [
+        load.reshape(load.shape[0], -1) / np.maximum(1, load.mean(axis=2)).repeat(load.shape[2], axis=1) for _, load in counted
+    ]
+    layers, experts = counted[-1][1].shape[1:]
+    figure = Figure(figsize=(8.4, min(9.0, 2.2 + 0.1 * layers * experts)), layout="constrained")
+    panels = figure.subplots(1, len(counted), sharey=True, squeeze=False)[0]
+    # A share of 0 is a dead expert, 1 is even; what is above 2 is drawn as 2.
+    scale = {
+        "cmap": "RdBu_r",
+        "norm": TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=2.0),
+        "aspect": "auto",
+        "interpolation": "nearest",
+    }
+    begin = 0
+    for axes, (milestone, _), share in zip(panels, counted, shares, strict=True):
+        place = (begin, milestone.tokens, layers * experts - 0.5, -0.5)
+        image = axes.imshow(share.T, extent=place, **scale)
+        for layer in range(1, layers):
+            axes.axhline(layer * experts - 0.5, color=INK, linewidth=0.6)
+        axes.grid(visible=False)
+        axes.set_title(milestone.label, fontsize=9)
+        axes.set_xlabel("tokens trained")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: format_quantity(int(tokens), Unit.TOKENS)))
+        begin = milestone.tokens
+    every = max(1, layers // 12)
+    shown = range(0, layers, every)
+    panels[0].set_yticks([(layer + 0.5) * experts - 0.5 for layer in shown], [str(layer + 1) for layer in shown])
+    panels[0].set_ylabel(f"layer, {experts} experts each")
+    figure.colorbar(image, ax=list(panels), label="tokens over an even share", extend="max")
+    figure.suptitle("Expert load over training", **TITLE)
     return figure
 
 

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from athanor.artifacts.files import write_json
 from athanor.evaluation.scores import ScoreRow
 
@@ -34,6 +37,8 @@ class Training:
     curve: Sequence[CurvePoint]
     validation: Mapping[str, float]  # domain → nats a token
     bits_per_byte: Mapping[str, float]
+    expert_load: NDArray[np.int64] | None = None
+    """Assignments [parts of the milestone, layers, experts]; None in artifacts of before they were counted."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class CampaignResults:
 
 
 def read_training(folder: Path, label: str, tokens: int) -> Training:
-    """`curve.jsonl` and `validation.json` of a training artifact."""
+    """`curve.jsonl`, `validation.json` and the expert load of a training artifact."""
     rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines() if line]
     curve = [CurvePoint(int(row["tokens"]), float(row["loss"]), float(row["lr"])) for row in rows]
     validation = json.loads((folder / "validation.json").read_text())
@@ -81,6 +86,7 @@ def read_training(folder: Path, label: str, tokens: int) -> Training:
         curve=curve,
         validation={domain: float(row["nats_per_token"]) for domain, row in validation.items()},
         bits_per_byte={domain: float(row["bits_per_byte"]) for domain, row in validation.items()},
+        expert_load=np.load(load) if (load := folder / "checkpoint" / "expert_load.npy").is_file() else None,
     )
 
 

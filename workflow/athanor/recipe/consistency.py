@@ -54,6 +54,9 @@ def _milestones(r: Recipe) -> Iterator[Problem]:
     yield from _fits_budget("pretrain.warmup_tokens", p.warmup_tokens, p.token_budget)
     if p.schedule is Schedule.WSD:
         yield from _fits_budget("pretrain.decay_tokens", p.decay_tokens, p.token_budget - p.warmup_tokens)
+    if p.schedule is Schedule.COSINE and p.decay_tokens:
+        advice = "unused by pretrain.schedule=cosine, which falls from the warm-up to the end of the budget; use 0"
+        yield Problem("pretrain.decay_tokens", format_quantity(p.decay_tokens, Unit.TOKENS), advice)
     if p.min_lr > p.lr:
         yield Problem("pretrain.min_lr", p.min_lr, f"above the peak pretrain.lr={p.lr}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, flatten, plain
-from athanor.recipe.schema import Pretrain, Recipe, Schedule, Source, TokenOrder
+from athanor.recipe.schema import DecayShape, Pretrain, Recipe, Schedule, Source, TokenOrder
 from athanor.recipe.units import Unit, format_quantity
 
 
@@ -35,7 +35,7 @@ STAGES: dict[str, Stage] = {
         Stage("baselines", 1, ("numpy",)),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
-        Stage("report", 1, ("matplotlib",)),
+        Stage("report", 2, ("matplotlib",)),
     )
 }
 
@@ -186,16 +186,30 @@ def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str
         "pretrain.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
         **{f"domains.{name}": r.data.sources[name].domain for name in p.mixture},
     }
-    decay_start = decay_start_tokens(p)
-    if decay_start is not None and decay_start < end_tokens:
-        section["decay_start_tokens"] = decay_start
-        section.update({f"pretrain.{k}": getattr(p, k) for k in ("decay_tokens", "decay_shape", "min_lr")})
+    decay = decay_of(p)
+    if decay is not None and decay.start_tokens < end_tokens:
+        section["decay_start_tokens"] = decay.start_tokens
+        section["pretrain.decay_tokens"], section["pretrain.decay_shape"] = decay.tokens, decay.shape
+        section["pretrain.min_lr"] = p.min_lr
     return section
 
 
-def decay_start_tokens(p: Pretrain) -> int | None:
-    """Tokens trained when WSD begins to decay; None where the learning rate never does."""
-    return p.token_budget - p.decay_tokens if p.schedule is Schedule.WSD and p.decay_tokens else None
+@dataclass(frozen=True)
+class Decay:
+    """When the learning rate begins to fall, over how many tokens, and how."""
+
+    start_tokens: int
+    tokens: int
+    shape: DecayShape
+
+
+def decay_of(p: Pretrain) -> Decay | None:
+    """The decay at the end of the budget; None where the learning rate never falls."""
+    if p.schedule is Schedule.COSINE and p.token_budget > p.warmup_tokens:
+        return Decay(p.warmup_tokens, p.token_budget - p.warmup_tokens, DecayShape.COSINE)
+    if p.schedule is Schedule.WSD and p.decay_tokens:
+        return Decay(p.token_budget - p.decay_tokens, p.decay_tokens, p.decay_shape)
+    return None
 
 
 def _evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:

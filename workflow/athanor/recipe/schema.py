@@ -60,14 +60,16 @@ class Schedule(StrEnum):
     """Learning rate over tokens."""
 
     WSD = "wsd"  # warm-up, stable, decay
+    COSINE = "cosine"  # warm-up, then half a cosine down to the end of the budget: another budget is another curve
     CONSTANT = "constant"  # warm-up, then stable
 
 
 class DecayShape(StrEnum):
-    """How WSD falls from the peak to the minimum learning rate."""
+    """How the learning rate falls from the peak to the minimum."""
 
     LINEAR = "linear"
     ONE_MINUS_SQRT = "one_minus_sqrt"
+    COSINE = "cosine"
 
 
 class Precision(StrEnum):
@@ -235,10 +237,10 @@ class Pretrain:
     batch_switches: list[BatchSwitch] = key([], "later batch sizes")
     lr: float = key(3e-3, "peak learning rate", above=0, high=1)
     min_lr: float = key(3e-4, "learning rate at the end of the decay", low=0, high=1)
-    schedule: Schedule = key(Schedule.WSD, "wsd | constant")
+    schedule: Schedule = key(Schedule.WSD, "wsd | cosine | constant")
     warmup_tokens: int = key(20_000, "tokens over which the learning rate rises from zero", unit=Unit.TOKENS, low=0)
     decay_tokens: int = key(0, "last tokens of the budget, over which WSD decays", unit=Unit.TOKENS, low=0)
-    decay_shape: DecayShape = key(DecayShape.LINEAR, "linear | one_minus_sqrt")
+    decay_shape: DecayShape = key(DecayShape.LINEAR, "linear | one_minus_sqrt | cosine: the shape of WSD's decay")
     precision: Precision = key(Precision.FP32, "fp32 | bf16 | fp8_delayed | fp8_tensorwise | fp8_blockwise")
     mixture: dict[str, float] = key({}, "weight of each source among the samples; scaled to sum to one")
     validate_every_tokens: int = key(200_000, "tokens between two validations (logging, not identity)", unit=Unit.TOKENS, above=0)

@@ -78,6 +78,7 @@ def save(folder: Path, write: Callable[[Path], None], position: Position, layout
         beside.mkdir(parents=True)
     dist.barrier()
     write(beside)
+    dist.barrier()  # all ranks see the same files
     names = sorted(path.name for path in beside.iterdir())
     everyone: list[dict[str, str]] = [{} for _ in range(ranks)]
     dist.all_gather_object(everyone, {name: sha256_of(beside / name) for name in names[rank::ranks]})

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
@@ -19,10 +18,10 @@ from athanor.training import checkpoints
 from athanor.training.batches import BatchSizes, MicroBatch, SampleReader, micro_batches_of, next_token_batch
 from athanor.training.checkpoints import FINAL, Position
 from athanor.training.curve import CURVE, Curve, Point
-from athanor.training.expert_load import ExpertLoad
 from athanor.training.layout import Layout, process_groups
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
+from athanor.training.routing import RoutingWatch
 from athanor.training.schedule import LearningRate
 from athanor.training.sharded_state import load_learner, load_weights, save_learner
 from athanor.training.step import StepResult, train_step
@@ -64,8 +63,9 @@ class _Run:
         self.stage, self.settings, self.task = stage, recipe.pretrain, task
         self.layout, self.learner = layout, learner
         self.rate, self.batch_sizes = LearningRate.of(recipe.pretrain), BatchSizes.of(recipe.pretrain)
-        self.load = ExpertLoad(learner.chunks, recipe.model.num_layers, recipe.model.num_experts, layout.device)
         self.first = checkpoints.read_state(task.start).position
+        shape, span = (recipe.model.num_layers, recipe.model.num_experts), (self.first.tokens, task.end_tokens)
+        self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
         self.saved: Path | None = None  # the checkpoint of the current position
         self.position = self._resume()
         self.curve: Curve | None = None
@@ -103,6 +103,8 @@ class _Run:
         else:
             load_weights(self.learner, source)
         self.saved = newest
+        if newest is not None:
+            self.routing.resume(newest)
         if self.stage.rank == 0:
             print(f"continuing from {source} at {state.position.tokens} tokens", flush=True)
         return state.position
@@ -115,6 +117,7 @@ class _Run:
         lr = self.rate(after.tokens)
         result = train_step(self.learner, batches, self.task.objective, lr, after.step, self.stage.stop_requested)
         self.position, self.saved = after, None
+        self.routing.fold(after.tokens)
         seconds = time.perf_counter() - began
         self.seconds_trained += seconds
         self._record(result, lr, seconds, (after.tokens - before.tokens) / seconds)
@@ -137,17 +140,21 @@ class _Run:
     def _record(self, result: StepResult, lr: float, seconds: float, speed: float) -> None:
         step, tokens = self.position.step, self.position.tokens
         self.stage.progress(tokens, self.task.end_tokens, "tokens")
-        logged = step % self.settings.log_every_steps == 0 or self._at_end()
-        if logged:
-            balance = self.load.take()
         if self.curve is None:
             return
         self._compare_with_before(step, result.loss)
         self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
-        if logged:
+        if step % self.settings.log_every_steps == 0 or self._at_end():
+            routing = self.routing.take()
             values = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "aux_loss": result.aux_loss}
             speeds = {"tokens": tokens, "tokens_per_second": speed, "step_seconds": seconds}
-            self.stage.spool.metrics(step, {**values, **speeds, "expert_load_max_over_mean": balance})
+            experts = {
+                "expert_load_max_over_mean": routing.load_max_over_mean,
+                "dead_experts": routing.dead_experts,
+                "router_entropy": routing.entropy,
+                "dropped_assignments": routing.dropped,
+            }
+            self.stage.spool.metrics(step, {**values, **speeds, **experts})
 
     def _compare_with_before(self, step: int, loss: float) -> None:
         """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
@@ -168,11 +175,15 @@ class _Run:
             self.curve.secure()
         folder = checkpoints.save_folder(self.stage.folder, self.position.step)
         self.learner.settle()
-        write = partial(save_learner, self.learner)
-        checkpoints.save(folder, write, self.position, self.layout.recorded(), optimizer=True)
+        checkpoints.save(folder, self._write, self.position, self.layout.recorded(), optimizer=True)
         checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
         self.saved = folder
         self.stage.spool.metrics(self.position.step, {"checkpoint_seconds": time.perf_counter() - began})
+
+    def _write(self, folder: Path) -> None:
+        save_learner(self.learner, folder)
+        if self.stage.rank == 0:
+            self.routing.save(folder)
 
     def _validate(self, held_out: Mapping[str, HeldOut], *, final: bool) -> None:
         losses = validate(self.learner, held_out)

@@ -1,12 +1,21 @@
-"""Learning rate as a pure function of tokens trained: warm-up, stable, decay (WSD), or warm-up and constant.
+"""Learning rate as a pure function of tokens trained: warm-up, stable, decay (WSD); warm-up and cosine; or constant.
 
-Source: Hu et al. 2024 (MiniCPM, WSD); Hägele et al. 2024, equation 1 and section 3 (linear and 1-sqrt decay).
+Source: Hu et al. 2024 (MiniCPM, WSD); Hägele et al. 2024, equation 1 and section 3 (linear and 1-sqrt decay);
+Loshchilov and Hutter 2017, equation 5 (cosine, without restarts).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from athanor.recipe.lifecycle import decay_start_tokens
+from athanor.recipe.lifecycle import Decay, decay_of
 from athanor.recipe.schema import DecayShape, Pretrain
+
+KEPT: dict[DecayShape, Callable[[float], float]] = {  # share of the way from the minimum to the peak, by share of the decay done
+    DecayShape.LINEAR: lambda done: 1.0 - done,
+    DecayShape.ONE_MINUS_SQRT: lambda done: 1.0 - done**0.5,
+    DecayShape.COSINE: lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
 
 
 @dataclass(frozen=True)
@@ -16,9 +25,7 @@ class LearningRate:
     peak: float
     minimum: float
     warmup_tokens: int
-    decay_start: int | None  # None: never decays
-    decay_tokens: int
-    shape: DecayShape
+    decay: Decay | None  # None: never falls
 
     @classmethod
     def of(cls, settings: Pretrain) -> "LearningRate":
@@ -27,17 +34,15 @@ class LearningRate:
             settings.lr,
             settings.min_lr,
             settings.warmup_tokens,
-            decay_start_tokens(settings),
-            settings.decay_tokens,
-            settings.decay_shape,
+            decay_of(settings),
         )
 
     def __call__(self, tokens: int) -> float:
         """The learning rate at `tokens` trained: from 0 up to the peak, stable, and down to the minimum."""
         if tokens < self.warmup_tokens:
             return self.peak * tokens / self.warmup_tokens
-        if self.decay_start is None or tokens <= self.decay_start:
+        if self.decay is None or tokens <= self.decay.start_tokens:
             return self.peak
-        done = min(1.0, (tokens - self.decay_start) / self.decay_tokens)
-        kept = 1.0 - (done if self.shape is DecayShape.LINEAR else done**0.5)
+        done = min(1.0, (tokens - self.decay.start_tokens) / self.decay.tokens)
+        kept = KEPT[self.decay.shape](done)
         return self.minimum + (self.peak - self.minimum) * kept

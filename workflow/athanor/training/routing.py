@@ -1,0 +1,119 @@
+"""What the routers do: load of every expert over training, and how decided and how even routing is, counted as they work."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core.transformer.moe.router import TopKRouter
+from numpy.typing import NDArray
+
+EXPERT_LOAD = "expert_load.npy"
+BINS = 64  # of a milestone's tokens: what a picture shows side by side
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What happened since the last look; of the least even layer where layers differ."""
+
+    load_max_over_mean: float  # busiest expert's tokens over the mean
+    dead_experts: int  # that got no token, in all layers
+    entropy: float  # of the router's probabilities, nats, mean over tokens and layers; ln(experts) is undecided
+    dropped: float  # token-to-expert assignments that capacity cut off
+
+
+class RoutingWatch:
+    """Counts which experts tokens go to, in training alone, over all ranks.
+
+    The history of a milestone [BINS, layers, experts], from `first_tokens` to `end_tokens`, is part of its checkpoints:
+    a run that was killed goes on counting where its checkpoint was.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[torch.nn.Module],
+        shape: tuple[int, int],
+        per_token: int,
+        span: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        """`shape`: layers and experts; `per_token`: experts a token is routed to; `span`: first and last tokens."""
+        self._layers, self._experts = shape
+        self._per_token, self._span = per_token, span
+        self.history: NDArray[np.int64] = np.zeros((BINS, *shape), dtype=np.int64)
+        self._seen = np.zeros(shape, dtype=np.int64)  # since the last look
+        self._entropy, self._tokens = 0.0, 0.0
+        # This rank's, since the last fold: tokens of each expert, then the sum of entropies and the tokens of the layer.
+        self._pending = torch.zeros(self._layers, self._experts + 2, dtype=torch.float64, device=device)
+        for module in chain.from_iterable(chunk.modules() for chunk in chunks):
+            if isinstance(module, TopKRouter):
+                self._observe(module)
+
+    def fold(self, tokens: int) -> None:
+        """After every step, on all ranks together: add up what it did. `tokens` are trained with it."""
+        dist.all_reduce(self._pending)
+        counts = self._pending.cpu().numpy().copy()
+        self._pending.zero_()
+        load = counts[:, : self._experts].astype(np.int64)
+        first, last = self._span
+        place = (tokens - 1 - first) * BINS // max(1, last - first)
+        self.history[min(place, BINS - 1)] += load
+        self._seen += load
+        self._entropy += float(counts[:, -2].sum())
+        self._tokens += float(counts[:, -1].sum())
+
+    def take(self) -> Routing:
+        """What was folded since the last look."""
+        uneven = self._seen.max(axis=1) / np.maximum(1, self._seen.mean(axis=1))
+        routing = Routing(
+            load_max_over_mean=float(uneven.max()),
+            dead_experts=int((self._seen == 0).sum()),
+            entropy=self._entropy / max(1.0, self._tokens),
+            dropped=self._tokens * self._per_token - float(self._seen.sum()),
+        )
+        self._seen[:] = 0
+        self._entropy, self._tokens = 0.0, 0.0
+        return routing
+
+    def save(self, folder: Path) -> None:
+        """Into a checkpoint (one rank)."""
+        with (folder / EXPERT_LOAD).open("wb") as file:
+            np.save(file, self.history)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from this milestone's own checkpoint; one that has no history starts it."""
+        if (checkpoint / EXPERT_LOAD).is_file():
+            self.history = np.load(checkpoint / EXPERT_LOAD)
+
+    def _observe(self, router: TopKRouter) -> None:
+        assert router.layer_number is not None
+        row = self._pending[router.layer_number - 1]
+        score: Any = router.gating
+
+        def gating(tokens: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = score(tokens)
+            if _counts(router):
+                with torch.no_grad():
+                    log = logits.float().log_softmax(dim=-1)
+                    row[-2] -= (log.exp() * log).sum(dtype=torch.float64)
+                    row[-1] += log[..., 0].numel()
+            return logits
+
+        def assigned(_router: Any, _inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+            if _counts(router):
+                row[:-2] += output[1].sum(dim=0)
+
+        router.gating = gating
+        router.register_forward_hook(assigned)
+
+
+def _counts(router: TopKRouter) -> bool:
+    """Not in validation; and where a layer is computed again in the backward pass, only then has it gradients."""
+    return router.training and torch.is_grad_enabled()
