@@ -88,6 +88,10 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.optimizer.epsilon": (1e-6, PRETRAIN),
     "pretrain.optimizer.weight_decay": (0.0, PRETRAIN),
     "pretrain.optimizer.clip_grad": (0.5, PRETRAIN),
+    "pretrain.spikes.action": ("skip", PRETRAIN),
+    "pretrain.spikes.window": (32, NOTHING),  # they count where a spike changes what is trained
+    "pretrain.spikes.deviations": (20.0, NOTHING),
+    "pretrain.spikes.most": (5, NOTHING),
     "pretrain.parallel.ranks": (8, NOTHING),
     "pretrain.parallel.tensor": (2, NOTHING),
     "pretrain.parallel.pipeline": (2, NOTHING),

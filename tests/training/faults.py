@@ -1,7 +1,7 @@
 """Things that go wrong during training: at a step of the test's choice, or because a cure was taken out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from athanor.artifacts.run import StageRun
 from athanor.models import language_model
 from athanor.training.batches import MicroBatch, SampleReader
 from athanor.training.objective import NextToken
+from tests.training.synthetic import VOCABULARY
 
 DEADLINE_SECONDS = 120
 
@@ -33,6 +34,20 @@ class Interrupted:
             while paused.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
         return self._samples.sample(index)
+
+
+class Garbled:
+    """Samples of which some are noise over the whole vocabulary, as a broken shard would have."""
+
+    def __init__(self, samples: SampleReader, numbers: Collection[int]) -> None:
+        self._samples, self._numbers = samples, frozenset(numbers)
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """Sample `index`."""
+        sample = self._samples.sample(index)
+        if index in self._numbers:
+            sample = np.random.default_rng(index).integers(64, VOCABULARY, sample.shape)
+        return sample
 
 
 class Poisoned(NextToken):

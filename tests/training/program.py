@@ -23,6 +23,8 @@ class Job:
     end_tokens: int = 0
     poisoned_step: int = 0  # the loss of this step is NaN on the last rank
     roll_back: bool = False  # start behind the newest checkpoint
+    first_sample: int = 0  # the corpus begins there
+    garbled: tuple[int, ...] = ()  # samples of these numbers are noise
     uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
@@ -64,14 +66,17 @@ def _run(job: Job, stage: StageRun) -> object:
         from athanor.training.initialization import initialize
 
         return initialize(stage, job.recipe)
+    from athanor.training.batches import SampleReader
     from athanor.training.loop import Task, train
-    from tests.training.faults import Interrupted, Poisoned, let_through
+    from tests.training.faults import Garbled, Interrupted, Poisoned, let_through
     from tests.training.synthetic import AffineChains, held_out
 
     if job.uncured:
         let_through(job.uncured)
     pretrain = job.recipe.pretrain
     count = pretrain.batch_tokens // pretrain.sequence_length
-    samples = Interrupted(AffineChains(), stage, job.pause_at_step, count) if job.pause_at_step else AffineChains()
+    samples: SampleReader = Garbled(AffineChains(job.first_sample), job.garbled)
+    if job.pause_at_step:
+        samples = Interrupted(samples, stage, job.pause_at_step, count)
     objective = {"objective": Poisoned(stage, job.poisoned_step)} if job.poisoned_step else {}
     return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: samples, held_out, **objective))

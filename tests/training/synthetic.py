@@ -14,9 +14,12 @@ LENGTH = 32
 class AffineChains:
     """Sample i is a chain x[t+1] = 3 x[t] + c mod 64, with a start and a c of its own."""
 
+    def __init__(self, first: int = 0) -> None:
+        self._first = first
+
     def sample(self, index: int) -> NDArray[np.int64]:
         """[LENGTH + 1] tokens."""
-        random = np.random.default_rng(index)
+        random = np.random.default_rng(self._first + index)
         row = np.empty(LENGTH + 1, dtype=np.int64)
         row[0], constant = random.integers(64), random.integers(1, 5)
         for t in range(1, LENGTH + 1):

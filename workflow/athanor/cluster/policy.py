@@ -18,6 +18,13 @@ _CRASH = (134, 135, 139)  # SIGABRT, SIGBUS, SIGSEGV
 
 ROWS = (
     Row("non-finite loss", "the stage's own word", lambda e: e.kind == "non-finite loss", Action.ROLL_BACK),
+    Row(
+        "loss spikes",
+        "the stage's own word",
+        lambda e: e.kind == "loss spikes",
+        Action.ASK,
+        "look at the samples in skips.jsonl; lower pretrain.lr, or raise pretrain.spikes.most",
+    ),
     Row("the stage refused", "the stage's own word", lambda e: e.kind == "refused", Action.STOP, "mend what it names"),
     Row("GPU fault", "ECC, Xid, a lost GPU, in a log", lambda e: e.mentions(_GPU_FAULT), Action.ELSEWHERE),
     Row(

@@ -11,7 +11,7 @@ from typing import Any
 
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, flatten, plain
-from athanor.recipe.schema import DecayShape, Pretrain, Recipe, Schedule, Source, TokenOrder
+from athanor.recipe.schema import DecayShape, Pretrain, Recipe, Schedule, Source, SpikeAction, TokenOrder
 from athanor.recipe.units import Unit, format_quantity
 
 
@@ -186,6 +186,8 @@ def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str
         "pretrain.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
         **{f"domains.{name}": r.data.sources[name].domain for name in p.mixture},
     }
+    if p.spikes.action is not SpikeAction.LOG:
+        section.update(flatten(p.spikes, "pretrain.spikes"))
     decay = decay_of(p)
     if decay is not None and decay.start_tokens < end_tokens:
         section["decay_start_tokens"] = decay.start_tokens

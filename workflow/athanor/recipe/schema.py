@@ -97,6 +97,14 @@ class Recompute(StrEnum):
     FULL = "full"  # every layer from its input
 
 
+class SpikeAction(StrEnum):
+    """What follows a spike of loss or gradient norm."""
+
+    LOG = "log"  # train on, say so
+    SKIP = "skip"  # leave the weights as they were before the step
+    ROLL_BACK = "roll_back"  # go back to the last checkpoint, and on behind the samples of the steps since
+
+
 class Suite(StrEnum):
     """An evaluation suite."""
 
@@ -214,6 +222,16 @@ class Optimizer:
 
 
 @dataclass
+class Spikes:
+    """What counts as a spike of loss or gradient norm, and what follows. Part of a result only where it changes one."""
+
+    action: SpikeAction = key(SpikeAction.LOG, "log | skip | roll_back")
+    window: int = key(64, "steps whose median and spread are the usual", low=16, high=10_000)
+    deviations: float = key(10.0, "robust standard deviations above the median that make a spike", low=3, high=1000)
+    most: int = key(3, "spikes within a window that are skipped or rolled back; one more stops the stage", low=1)
+
+
+@dataclass
 class Checkpoint:
     """What a killed run can continue from. Never part of an artifact's identity."""
 
@@ -248,6 +266,7 @@ class Pretrain:
     log_every_steps: int = key(10, "steps between two logged points (logging, not identity)", low=1)
     shuffled_control: bool = key(False, "also train the same model on samples whose tokens are shuffled")
     optimizer: Optimizer = key(Optimizer(), "the optimizer")
+    spikes: Spikes = key(Spikes(), "spikes of loss and gradient norm")
     parallel: Parallel = key(Parallel(), "layout over ranks")
     checkpoint: Checkpoint = key(Checkpoint(), "what a killed run continues from")
 

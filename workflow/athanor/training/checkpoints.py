@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ FINAL = "checkpoint"  # the checkpoint a milestone leaves
 SAVES = "checkpoints"  # those a killed run continues from
 QUARANTINED = "quarantined"
 SCHEMA_VERSION = 1
+Usual = dict[str, list[list[float]]]  # of the last steps
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class State:
     layout: dict[str, Any]
     optimizer: bool  # False: weights alone
     files: dict[str, str]  # name → sha256
+    usual: Usual = field(default_factory=dict)  # the steps that a spike is judged by
 
 
 def read_state(folder: Path) -> State:
@@ -53,7 +55,8 @@ def read_state(folder: Path) -> State:
         raise StageError(f"{folder / STATE} is not JSON: {error}") from error
     if data.get("schema_version") != SCHEMA_VERSION:
         raise StageError(f"{folder / STATE} has schema_version {data.get('schema_version')}, known is {SCHEMA_VERSION}")
-    return State(Position(**data["position"]), data["layout"], data["optimizer"], data["files"])
+    position = Position(**data["position"])
+    return State(position, data["layout"], data["optimizer"], data["files"], data.get("usual", {}))
 
 
 def damage(folder: Path) -> list[str]:
@@ -69,7 +72,15 @@ def damage(folder: Path) -> list[str]:
     return list(dict.fromkeys(problem for problems in everyone for problem in problems))
 
 
-def save(folder: Path, write: Callable[[Path], None], position: Position, layout: dict[str, Any], optimizer: bool) -> None:
+def save(
+    folder: Path,
+    write: Callable[[Path], None],
+    position: Position,
+    layout: dict[str, Any],
+    *,
+    optimizer: bool,
+    usual: Usual | None = None,
+) -> None:
     """Make the checkpoint `folder`: `write` (called on all ranks) fills a folder beside it, which is renamed at the end."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     beside = folder.with_name(f".{folder.name}.writing")
@@ -84,7 +95,7 @@ def save(folder: Path, write: Callable[[Path], None], position: Position, layout
     dist.all_gather_object(everyone, {name: sha256_of(beside / name) for name in names[rank::ranks]})
     if rank == 0:
         files = {name: digest for part in everyone for name, digest in part.items()}
-        state = State(position, layout, optimizer, files)
+        state = State(position, layout, optimizer, files, usual or {})
         write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(state)})
         if folder.exists():
             shutil.rmtree(folder)

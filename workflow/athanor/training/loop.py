@@ -8,12 +8,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.language_model import PrecisionError, build_language_model
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema import Recipe, SpikeAction
 from athanor.training import checkpoints
 from athanor.training.batches import BatchSizes, MicroBatch, SampleReader, micro_batches_of, next_token_batch
 from athanor.training.checkpoints import FINAL, Position
@@ -24,6 +24,7 @@ from athanor.training.optimizer import Learner, build_learner
 from athanor.training.routing import RoutingWatch
 from athanor.training.schedule import LearningRate
 from athanor.training.sharded_state import load_learner, load_weights, save_learner
+from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
 from athanor.training.step import StepResult, train_step
 from athanor.training.validation import VALIDATION, HeldOut, validate, write_validation
 
@@ -66,6 +67,8 @@ class _Run:
         self.first = checkpoints.read_state(task.start).position
         shape, span = (recipe.model.num_layers, recipe.model.num_experts), (self.first.tokens, task.end_tokens)
         self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
+        self.spikes = SpikeDetector(self.settings.spikes)
+        self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.saved: Path | None = None  # the checkpoint of the current position
         self.position = self._resume()
         self.curve: Curve | None = None
@@ -103,11 +106,12 @@ class _Run:
         else:
             load_weights(self.learner, source)
         self.saved = newest
-        if newest is not None:
-            self.routing.resume(newest)
+        self.routing.resume(newest)
+        self.spikes.resume(state.usual)
+        self.skips.resume(state.position.step)
         if self.stage.rank == 0:
             print(f"continuing from {source} at {state.position.tokens} tokens", flush=True)
-        return state.position
+        return replace(state.position, samples=self.skips.first_sample(state.position.step, state.position.samples))
 
     def _one_step(self, samples: SampleReader, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
@@ -115,8 +119,26 @@ class _Run:
         after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
         batches = self._read(samples, range(before.samples, after.samples))
         lr = self.rate(after.tokens)
-        result = train_step(self.learner, batches, self.task.objective, lr, after.step, self.stage.stop_requested)
+        action, spike = self.settings.spikes.action, ""
+
+        def accept(loss: float, norm: float) -> bool:
+            nonlocal spike
+            spike = self.spikes.judge(loss, norm)
+            return not (spike and skips(action))
+
+        stop = self.stage.stop_requested
+        result = train_step(self.learner, batches, self.task.objective, lr, after.step, stop, accept)
+        if spike:
+            self._tell(f"spike at step {after.step}: {spike} ({action.value})", after.step)
+        if spike and action is SpikeAction.ROLL_BACK:
+            self._roll_back(spike, result, after)
+            return
         self.position, self.saved = after, None
+        if result.updated:
+            self.spikes.learn(result.loss, result.grad_norm)
+        else:
+            skip = Skip(after.step, action.value, spike, result.loss, result.grad_norm, before.samples, after.samples)
+            self.skips.add(skip, write=self.stage.rank == 0)
         self.routing.fold(after.tokens)
         seconds = time.perf_counter() - began
         self.seconds_trained += seconds
@@ -128,6 +150,23 @@ class _Run:
             raise Stopped(f"{self.stage.stage}/{self.stage.instance} saved at {after.tokens} tokens, step {after.step}")
         if _crossed(before.tokens, after.tokens, self.settings.checkpoint.every_tokens) and not self._at_end():
             self._save()
+
+    def _roll_back(self, spike: str, result: StepResult, spiked: Position) -> None:
+        """Go back to the newest whole checkpoint, and on with the samples behind those of the spiked step."""
+        back = self._resume()
+        if self.curve is not None:
+            self.curve.close()
+            self.curve = Curve(self.stage.folder / CURVE, self.first.step, back.step)
+            self.curve.replayed.clear()  # those steps had other samples
+        action, samples = SpikeAction.ROLL_BACK.value, (back.samples, spiked.samples)
+        skip = Skip(spiked.step, action, spike, result.loss, result.grad_norm, *samples, back_to=back.step)
+        self.skips.add(skip, write=self.stage.rank == 0)
+        self.position = replace(back, samples=spiked.samples)
+
+    def _tell(self, text: str, step: int) -> None:
+        if self.stage.rank == 0:
+            print(text, flush=True)
+            self.stage.spool.metrics(step, {"spike": 1.0})
 
     def _at_end(self) -> bool:
         return self.position.tokens >= self.task.end_tokens
@@ -175,7 +214,8 @@ class _Run:
             self.curve.secure()
         folder = checkpoints.save_folder(self.stage.folder, self.position.step)
         self.learner.settle()
-        checkpoints.save(folder, self._write, self.position, self.layout.recorded(), optimizer=True)
+        recorded, usual = self.layout.recorded(), self.spikes.state()
+        checkpoints.save(folder, self._write, self.position, recorded, optimizer=True, usual=usual)
         checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
         self.saved = folder
         self.stage.spool.metrics(self.position.step, {"checkpoint_seconds": time.perf_counter() - began})
@@ -204,7 +244,11 @@ class _Run:
                 metrics[f"{domain}/nats_per_token"] = loss["nats_per_token"]
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
-        return Outcome(files=(FINAL, CURVE, VALIDATION), counters=counters, metrics=metrics)
+        files: tuple[str, ...] = (FINAL, CURVE, VALIDATION)
+        if self.skips.all:
+            files = (*files, SKIPS)
+            counters["samples_skipped"] = sum(skip.end_sample - skip.first_sample for skip in self.skips.all)
+        return Outcome(files=files, counters=counters, metrics=metrics)
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

@@ -1,16 +1,21 @@
 """The model under data parallelism with Megatron's distributed AdamW, whose rates the schedule sets at every step."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.optimizer.optimizer import ChainedOptimizer
 from megatron.core.utils import get_model_config
 
 from athanor.recipe import schema
 from athanor.training.layout import Layout
+
+
+class _RefusedError(Exception):
+    """The gradient norm was not accepted."""
 
 
 @dataclass
@@ -18,7 +23,7 @@ class Learner:
     """Everything that learns: the model's chunks (data parallel), their optimizer, and where they are computed."""
 
     chunks: list[DistributedDataParallel]  # one, unless the pipeline is interleaved
-    optimizer: MegatronOptimizer
+    optimizer: ChainedOptimizer
     weight_decay: float
     layout: Layout
 
@@ -32,6 +37,37 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_mult", 1.0)
             group["weight_decay"] = self.weight_decay * group.get("wd_mult", 1.0)
+
+    def update(self, lr: float, accept: Callable[[float], bool]) -> tuple[float, bool]:
+        """Clip and take one step if `accept` likes the gradient norm. Returns the norm before clipping, and whether it did.
+
+        `accept` is called before a weight is touched.
+        """
+        self.set_rates(lr)
+        measure, norm = self.optimizer.get_grad_norm, math.nan
+
+        def judged() -> float:
+            nonlocal norm
+            norm = float(measure())
+            if not accept(norm):
+                raise _RefusedError
+            return norm
+
+        self.optimizer.get_grad_norm = judged
+        try:
+            self.optimizer.step()
+            return norm, True
+        except _RefusedError:
+            return norm, False
+        finally:
+            del self.optimizer.get_grad_norm
+
+    def forget(self) -> None:
+        """A fresh optimizer: no moments, no steps."""
+        for member in self.optimizer.chained_optimizers:
+            member.optimizer.state.clear()
+            for group in member.optimizer.param_groups:
+                group.pop("step", None)
 
     def settle(self) -> None:
         """Wait until every rank has the updated weights: with `overlap` they come while the next step computes."""

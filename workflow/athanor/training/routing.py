@@ -87,9 +87,11 @@ class RoutingWatch:
             file.flush()
             os.fsync(file.fileno())
 
-    def resume(self, checkpoint: Path) -> None:
+    def resume(self, checkpoint: Path | None) -> None:
         """Go on from this milestone's own checkpoint; one that has no history starts it."""
-        if (checkpoint / EXPERT_LOAD).is_file():
+        self.history = np.zeros_like(self.history)
+        self._pending.zero_()  # of a step that training went back behind
+        if checkpoint is not None and (checkpoint / EXPERT_LOAD).is_file():
             self.history = np.load(checkpoint / EXPERT_LOAD)
 
     def _observe(self, router: TopKRouter) -> None:

@@ -53,6 +53,7 @@ def load_weights(learner: Learner, folder: Path) -> None:
     """Take the weights; the optimizer starts afresh from them."""
     modules = [chunk.module for chunk in learner.chunks]
     _take_weights(modules, _load(_weights_state(modules), folder), folder)
+    learner.forget()
     learner.optimizer.reload_model_params()
 
 

@@ -30,15 +30,22 @@ class StepResult:
     grad_norm: float  # before clipping
     aux_loss: float  # load balancing, mean over layers and sequences: 1 when perfectly even
     stop: bool  # some rank was asked to stop
+    updated: bool  # False: the step left the weights as they were
 
 
 def train_step(
-    learner: Learner, batches: Sequence[MicroBatch], objective: Objective, lr: float, step: int, stop: bool
+    learner: Learner,
+    batches: Sequence[MicroBatch],
+    objective: Objective,
+    lr: float,
+    step: int,
+    stop: bool,
+    accept: Callable[[float, float], bool],
 ) -> StepResult:
-    """Update the weights on this rank's micro-batches of step number `step`.
+    """Update the weights on this rank's micro-batches of step number `step`, if `accept` likes loss and gradient norm.
 
-    Raises NonFiniteError, on all ranks and before the weights are touched, when the loss is not finite; and when the
-    gradient norm is not.
+    Raises NonFiniteError, on all ranks and before the weights are touched, when the loss or the gradient norm is not
+    finite.
     """
     for chunk in learner.chunks:
         chunk.zero_grad_buffer()
@@ -49,13 +56,15 @@ def train_step(
     loss_sum, tokens, stops, aux_sum = _sum_over_ranks([sums[0], sums[1], float(stop), aux], learner.layout.device)
     if not math.isfinite(loss_sum):
         raise NonFiniteError(_not_finite(f"the loss of step {step} is {loss_sum}", sums[0], learner.layout.device))
-    learner.set_rates(lr)
-    _, grad_norm, _ = learner.optimizer.step()
-    norm = float(grad_norm or 0.0)
-    if not math.isfinite(norm):
-        raise NonFiniteError(_not_finite(f"the gradient norm of step {step} is {norm}", norm, learner.layout.device))
+
+    def judged(norm: float) -> bool:
+        if not math.isfinite(norm):
+            raise NonFiniteError(_not_finite(f"the gradient norm of step {step} is {norm}", norm, learner.layout.device))
+        return accept(loss_sum / tokens, norm)
+
+    norm, updated = learner.update(lr, judged)
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
-    return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0)
+    return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0, updated)
 
 
 def run_micro_batches(
