@@ -17,6 +17,7 @@ signal.signal(signal.SIGHUP, lambda *_: None)
 START_PROCESSES = (
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
+    "tests/training/test_proof.py",
     "tests/training/test_resume.py",
     "tests/training/test_spikes.py",
     "tests/training/test_routing.py",
@@ -37,6 +38,7 @@ TRAIN = (
     "tests/lifecycle/",
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
+    "tests/training/test_proof.py",
     "tests/training/test_resume.py",
     "tests/training/test_spikes.py",
     "tests/training/test_routing.py",

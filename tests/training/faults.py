@@ -58,7 +58,7 @@ class Poisoned(NextToken):
 
     def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """One micro-batch a step is assumed."""
-        self._calls += 1
+        self._calls += torch.is_grad_enabled()
         total, count = super().loss(output, batch)
         if self._calls == self._step and self._stage.rank == self._stage.world_size - 1:
             total = total * torch.nan

@@ -74,22 +74,7 @@ def test_roll_back_continues_from_the_checkpoint_before_the_newest(undisturbed: 
     job = dataclasses.replace(_copy(killed, make_job), roll_back=True)
     assert processes.run(job, 2) == [0, 0], processes.log(job)
     assert f"at {4 * BATCH} tokens" in processes.log(job), "continued from the checkpoint of step 4"
-    assert [path.name for path in (job.folder / "quarantined").iterdir()] == ["step-000000008-1"]
-    assert _result(job.folder) == _result(undisturbed)
-
-
-def test_damaged_shard_is_quarantined_and_the_checkpoint_before_it_used(
-    undisturbed: Path, killed: Path, make_job: MakeJob
-) -> None:
-    job = _copy(killed, make_job)
-    shard = job.folder / SAVES / "step-000000008" / "__1_0.distcp"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
-    assert processes.run(job, 2) == [0, 0], processes.log(job)
-    assert "is damaged (__1_0.distcp has sha256" in processes.log(job)
-    assert f"at {4 * BATCH} tokens" in processes.log(job)
-    assert (job.folder / "quarantined" / "step-000000008-1" / "__1_0.distcp").read_bytes() == data
+    assert [path.name for path in (job.folder / "quarantined").glob("step-*[0-9]")] == ["step-000000008-1"]
     assert _result(job.folder) == _result(undisturbed)
 
 

@@ -7,6 +7,7 @@ of every file. A folder that does not hash as it says is moved to `quarantined/`
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class State:
     optimizer: bool  # False: weights alone
     files: dict[str, str]  # name → sha256
     usual: Usual = field(default_factory=dict)  # the steps that a spike is judged by
+    proof: dict[str, Any] | None = None  # what it must measure like when it is loaded (proof.py)
 
 
 def read_state(folder: Path) -> State:
@@ -56,7 +58,7 @@ def read_state(folder: Path) -> State:
     if data.get("schema_version") != SCHEMA_VERSION:
         raise StageError(f"{folder / STATE} has schema_version {data.get('schema_version')}, known is {SCHEMA_VERSION}")
     position = Position(**data["position"])
-    return State(position, data["layout"], data["optimizer"], data["files"], data.get("usual", {}))
+    return State(position, data["layout"], data["optimizer"], data["files"], data.get("usual", {}), data.get("proof"))
 
 
 def damage(folder: Path) -> list[str]:
@@ -80,6 +82,7 @@ def save(
     *,
     optimizer: bool,
     usual: Usual | None = None,
+    proof: dict[str, Any] | None = None,
 ) -> None:
     """Make the checkpoint `folder`: `write` (called on all ranks) fills a folder beside it, which is renamed at the end."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -95,7 +98,7 @@ def save(
     dist.all_gather_object(everyone, {name: sha256_of(beside / name) for name in names[rank::ranks]})
     if rank == 0:
         files = {name: digest for part in everyone for name, digest in part.items()}
-        state = State(position, layout, optimizer, files, usual or {})
+        state = State(position, layout, optimizer, files, usual or {}, proof)
         write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(state)})
         if folder.exists():
             shutil.rmtree(folder)
@@ -109,9 +112,15 @@ def set_newest_aside(folder: Path) -> None:
     newest = next(iter(_newest_first(folder)), None)
     dist.barrier()  # every rank has looked before rank 0 moves it
     if newest is not None and dist.get_rank() == 0:
-        moved = _quarantine(newest, folder / QUARANTINED)
+        moved = _quarantine(newest, folder / QUARANTINED, "training went wrong behind it")
         print(f"rolling back: checkpoint {newest.name} moved to {moved}, going on from the one before", flush=True)
     dist.barrier()
+
+
+def set_aside_behind(folder: Path, step: int) -> bool:
+    """Whether a checkpoint of a later step was quarantined."""
+    names = [path.name for path in (folder / QUARANTINED).glob("step-*") if path.is_dir()]
+    return any(int(name.split("-")[1]) > step for name in names)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -125,11 +134,17 @@ def newest_whole(folder: Path) -> Path | None:
         wrong = damage(save_folder)
         if not wrong:
             return save_folder
-        if dist.get_rank() == 0:
-            moved = _quarantine(save_folder, folder / QUARANTINED)
-            print(f"checkpoint {save_folder} is damaged ({wrong[0]}); moved to {moved}, trying the one before", flush=True)
-        dist.barrier()
+        set_aside(folder, save_folder, f"is damaged ({wrong[0]})")
     return None
+
+
+def set_aside(folder: Path, save: Path, why: str) -> None:
+    """Quarantine the checkpoint `save` of the artifact's `folder` with the reason beside it."""
+    dist.barrier()  # every rank is through with it
+    if dist.get_rank() == 0:
+        moved = _quarantine(save, folder / QUARANTINED, why)
+        print(f"checkpoint {save} {why}; moved to {moved}, trying the one before", flush=True)
+    dist.barrier()
 
 
 def save_folder(folder: Path, step: int) -> Path:
@@ -167,11 +182,12 @@ def _damaged_files(folder: Path, files: dict[str, str]) -> list[str]:
     return wrong
 
 
-def _quarantine(folder: Path, quarantine: Path) -> Path:
+def _quarantine(folder: Path, quarantine: Path, why: str) -> Path:
     quarantine.mkdir(exist_ok=True)
-    taken = {path.name for path in quarantine.iterdir()}
+    taken = {path.name for path in quarantine.iterdir() if path.is_dir()}
     names = (f"{folder.name}-{number}" for number in range(1, len(taken) + 2))
     moved = quarantine / next(name for name in names if name not in taken)
+    write_json(quarantine / f"{moved.name}.json", {"checkpoint": folder.name, "why": why, "time": time.time()})
     os.replace(folder, moved)
     return moved
 

@@ -30,7 +30,7 @@ class Curve:
 
         Raises StageError when points are missing: then the curve does not belong to the checkpoint.
         """
-        points = _read(path)
+        points = read_curve(path)
         kept = [p for p in points if p.step <= resume_step]
         if [p.step for p in kept] != list(range(start_step + 1, resume_step + 1)):
             raise StageError(
@@ -64,8 +64,8 @@ def _line(point: Point) -> str:
     return json.dumps(asdict(point)) + "\n"
 
 
-def _read(path: Path) -> list[Point]:
-    """All whole lines; a kill may have cut the last one."""
+def read_curve(path: Path) -> list[Point]:
+    """All whole lines of a curve, or none; a kill may have cut the last one."""
     if not path.is_file():
         return []
     return [Point(**json.loads(line)) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -8,16 +8,17 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.language_model import PrecisionError, build_language_model
 from athanor.recipe.schema import Recipe, SpikeAction
-from athanor.training import checkpoints
+from athanor.training import checkpoints, proof
 from athanor.training.batches import BatchSizes, MicroBatch, SampleReader, micro_batches_of, next_token_batch
 from athanor.training.checkpoints import FINAL, Position
-from athanor.training.curve import CURVE, Curve, Point
+from athanor.training.curve import CURVE, Curve, Point, read_curve
 from athanor.training.layout import Layout, process_groups
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
@@ -69,19 +70,26 @@ class _Run:
         self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
+        self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
         self.saved: Path | None = None  # the checkpoint of the current position
+        if self.first.tokens >= task.end_tokens:
+            raise StageError(
+                f"{task.start} has {self.first.tokens} tokens already, and this milestone ends at {task.end_tokens}: nothing "
+                "would be trained"
+            )
         self.position = self._resume()
         self.curve: Curve | None = None
         if stage.rank == 0:
+            self._refuse_to_lose(stage.folder / CURVE)
             self.curve = Curve(stage.folder / CURVE, self.first.step, self.position.step)
         self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
 
     def to_the_end(self) -> Outcome:
         """All steps that are left, the last validation, and the result."""
         if self.position.tokens < self.task.end_tokens:
-            samples, held_out = self.task.samples(), self.task.held_out()
+            held_out = self.task.held_out()
             while self.position.tokens < self.task.end_tokens:
-                self._one_step(samples, held_out)
+                self._one_step(held_out)
         if self.saved is None:
             self._save()
         if not (self.stage.folder / VALIDATION).is_file() or self.seconds_trained:
@@ -93,18 +101,26 @@ class _Run:
         return self._outcome()
 
     def _resume(self) -> Position:
-        """Load the newest whole checkpoint of this milestone, or else the start. Returns where training continues."""
+        """Load the newest checkpoint of this milestone that is whole and proves itself, or else the start. Returns where
+        training continues."""
         if self.stage.roll_back:
             checkpoints.set_newest_aside(self.stage.folder)
-        newest = checkpoints.newest_whole(self.stage.folder)
-        if newest is None and (wrong := checkpoints.damage(self.task.start)):
-            raise StageError(f"{self.task.start} is damaged ({wrong[0]}); delete its manifest and make it again")
-        source = newest or self.task.start
-        state = checkpoints.read_state(source)
-        if state.optimizer:
-            load_learner(self.learner, source, same_layout=state.layout == self.layout.recorded())
-        else:
-            load_weights(self.learner, source)
+        while True:
+            newest = checkpoints.newest_whole(self.stage.folder)
+            source = newest or self.task.start
+            if newest is None and (damaged := checkpoints.damage(source)):
+                raise StageError(f"{source} is damaged ({damaged[0]}); delete its manifest and make it again")
+            state = checkpoints.read_state(source)
+            if state.optimizer:
+                load_learner(self.learner, source, same_layout=state.layout == self.layout.recorded())
+            else:
+                load_weights(self.learner, source)
+            wrong = self._contradiction(state)
+            if not wrong:
+                break
+            if newest is None:
+                raise StageError(f"{source} is not what was saved: {wrong}; delete its manifest and make it again")
+            checkpoints.set_aside(self.stage.folder, newest, f"is not what was saved: {wrong}")
         self.saved = newest
         self.routing.resume(newest)
         self.spikes.resume(state.usual)
@@ -113,11 +129,42 @@ class _Run:
             print(f"continuing from {source} at {state.position.tokens} tokens", flush=True)
         return replace(state.position, samples=self.skips.first_sample(state.position.step, state.position.samples))
 
-    def _one_step(self, samples: SampleReader, held_out: Mapping[str, HeldOut]) -> None:
+    def _refuse_to_lose(self, curve: Path) -> None:
+        """Steps on record that no checkpoint holds were trained since the last save, or checkpoints are gone: say so before
+        training overwrites what is known of them. Those set aside by name are no surprise."""
+        interval, step = self.settings.checkpoint.every_tokens, self.position.step
+        behind = [point for point in read_curve(curve) if point.step > step]
+        recorded = behind[-1].tokens if behind else 0
+        two_steps = 2 * self.batch_sizes.at(recorded)  # a save comes with the step that crosses the interval
+        lost = recorded - self.position.tokens
+        if lost > interval + two_steps and not checkpoints.set_aside_behind(self.stage.folder, step):
+            raise StageError(
+                f"{curve} has {len(behind)} steps behind the newest whole checkpoint (step {step}): {lost} tokens "
+                f"would be trained again, and pretrain.checkpoint.every_tokens={interval} allows for no such loss. Bring the "
+                f"missing checkpoints back to {self.stage.folder / checkpoints.SAVES}; or, if they are gone, move the curve away"
+            )
+
+    @cached_property
+    def samples(self) -> SampleReader:
+        """The corpus, opened when something is computed."""
+        return self.task.samples()
+
+    def _contradiction(self, state: checkpoints.State) -> str:
+        """What the state just loaded measures otherwise than it did when it was saved; nothing where nothing is to train."""
+        if state.proof is None or state.position.tokens >= self.task.end_tokens:
+            return ""
+        saved = proof.from_record(state.proof)
+        samples = range(saved.first_sample, saved.end_sample)
+        found = proof.measure(self.learner, self.task.objective, self._read(samples), samples)
+        return proof.contradiction(saved, found, self.settings.precision)
+
+    def _one_step(self, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
         count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
         after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
-        batches = self._read(samples, range(before.samples, after.samples))
+        samples = range(before.samples, after.samples)
+        batches = self._read(samples)
+        self.last = batches, samples
         lr = self.rate(after.tokens)
         action, spike = self.settings.spikes.action, ""
 
@@ -171,10 +218,10 @@ class _Run:
     def _at_end(self) -> bool:
         return self.position.tokens >= self.task.end_tokens
 
-    def _read(self, samples: SampleReader, indices: range) -> list[MicroBatch]:
+    def _read(self, samples: range) -> list[MicroBatch]:
         size = self.settings.parallel.micro_batch_size
-        mine = micro_batches_of(indices, size, self.layout.data_rank, self.layout.data_ranks)
-        return [next_token_batch([samples.sample(i) for i in batch], size, self.layout) for batch in mine]
+        mine = micro_batches_of(samples, size, self.layout.data_rank, self.layout.data_ranks)
+        return [next_token_batch([self.samples.sample(i) for i in batch], size, self.layout) for batch in mine]
 
     def _record(self, result: StepResult, lr: float, seconds: float, speed: float) -> None:
         step, tokens = self.position.step, self.position.tokens
@@ -214,8 +261,16 @@ class _Run:
             self.curve.secure()
         folder = checkpoints.save_folder(self.stage.folder, self.position.step)
         self.learner.settle()
-        recorded, usual = self.layout.recorded(), self.spikes.state()
-        checkpoints.save(folder, self._write, self.position, recorded, optimizer=True, usual=usual)
+        assert self.last is not None
+        checkpoints.save(
+            folder,
+            self._write,
+            self.position,
+            self.layout.recorded(),
+            optimizer=True,
+            usual=self.spikes.state(),
+            proof=asdict(proof.measure(self.learner, self.task.objective, *self.last)),
+        )
         checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
         self.saved = folder
         self.stage.spool.metrics(self.position.step, {"checkpoint_seconds": time.perf_counter() - began})

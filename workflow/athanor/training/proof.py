@@ -1,0 +1,80 @@
+"""What a checkpoint proves when it is loaded: the loss of its last batch and the size of its moments, measured when it was
+saved and again from what the disk gave back, before anything is updated.
+
+Hashes say that the files are those that were written. This says that what was written is the state that was trained, and
+that this code, these data and this machine make the same of it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+
+from athanor.recipe.schema import Precision
+from athanor.training.batches import MicroBatch
+from athanor.training.objective import Objective
+from athanor.training.optimizer import Learner
+from athanor.training.step import run_micro_batches
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+# Nats, and shares of a norm. Another layout or a GPU rounds differently; a state of other steps is off by more.
+EXACT, ROUNDED, ROUNDED_BF16 = 0.0, 1e-5, 5e-3
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Measured on all ranks together."""
+
+    first_sample: int
+    end_sample: int
+    loss: float  # nats a token of these samples with the saved weights
+    moments: tuple[float, ...]  # L2 norm of each kind of moment; empty without an optimizer
+    updates: int  # that the optimizer has counted
+    rounding: str  # measured anew with the same, it comes out the same to the last bit
+
+
+def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch], samples: range) -> Proof:
+    """On all ranks together; the weights, the optimizer and the random states stay as they are."""
+    with torch.no_grad():
+        mine = run_micro_batches(learner, batches, objective, forward_only=True)
+    squares, updates = [0.0] * len(MOMENTS), 0
+    for member in learner.optimizer.chained_optimizers:
+        for weight, state in member.optimizer.state.items():
+            if not param_is_not_tensor_parallel_duplicate(weight):
+                continue
+            for number, name in enumerate(MOMENTS):
+                squares[number] += float(state[name].double().square().sum())
+        updates = max([updates, *(int(group.get("step", 0)) for group in member.optimizer.param_groups)])
+    sums = torch.tensor([*mine, *squares], dtype=torch.float64, device=learner.layout.device)
+    dist.all_reduce(sums)
+    loss, tokens, *norms = sums.tolist()
+    sizes = {**learner.layout.recorded(), "micro_batch": learner.layout.parallel.micro_batch_size}
+    device = learner.layout.device.type
+    rounding = " ".join([device, *(f"{name}={size}" for name, size in sizes.items())])
+    moments = tuple(math.sqrt(norm) for norm in norms)
+    return Proof(samples.start, samples.stop, loss / tokens, moments, updates, rounding)
+
+
+def contradiction(saved: Proof, found: Proof, precision: Precision) -> str:
+    """What does not agree, in words; empty where the checkpoint is what was trained."""
+    tolerance = ROUNDED if precision is Precision.FP32 else ROUNDED_BF16
+    if saved.rounding == found.rounding and saved.rounding.startswith("cpu"):
+        tolerance = EXACT
+    if saved.updates != found.updates:
+        return f"its optimizer has made {found.updates} updates, {saved.updates} when it was saved"
+    for name, before, now in zip(MOMENTS, saved.moments, found.moments, strict=False):
+        if not abs(before - now) <= tolerance * before:
+            return f"the norm of its {name} is {now:.9g}, {before:.9g} when it was saved"
+    if not abs(saved.loss - found.loss) <= tolerance:
+        samples = f"samples {saved.first_sample} to {saved.end_sample - 1}"
+        return f"the loss of {samples} is {found.loss:.9f}, {saved.loss:.9f} when it was saved"
+    return ""
+
+
+def from_record(data: dict[str, Any]) -> Proof:
+    """As `dataclasses.asdict` and JSON left it."""
+    return Proof(**{**data, "moments": tuple(data["moments"])})
