@@ -136,7 +136,7 @@ def dry_run(folder: Path, jobs: int) -> DryRun:
     found = planned(command, project, environment)
     assert abs(found - jobs) <= 0.05 * jobs, f"{found} stages are planned, not {jobs}"
     ours = cost(command, project, environment)
-    theirs = cost([*SNAKEMAKE, "-n", "--quiet", "--cores", "1", "--scheduler", "greedy"], bare, dict(os.environ))
+    theirs = cost([*SNAKEMAKE, "-n", "--cores", "1", "--scheduler", "greedy"], bare, dict(os.environ))
     print(f"dry run of {jobs}: {ours[0]:.0f} s", file=sys.stderr, flush=True)
     return DryRun(found, *ours, *theirs)
 
