@@ -129,6 +129,15 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
         {"pretrain.warmup_tokens": "2M", "pretrain.decay_tokens": 0},
         "pretrain.warmup_tokens='2M': more than the 1000000 tokens there are for it",
     ),
+    "milestone within a step": (
+        {"pretrain.milestone_tokens": ["400K", "401K"]},
+        "pretrain.milestone_tokens[1]='401K': ends within the step of 2048 tokens that may end the milestone before; use at "
+        "least 402048",
+    ),
+    "budget within a step of the last milestone": (
+        {"pretrain.milestone_tokens": ["999K"]},
+        "pretrain.token_budget='1M': ends within the step of 2048 tokens that may end the milestone before; use at least 1001048",
+    ),
     "decay of a cosine": (
         {"pretrain.schedule": "cosine", "pretrain.decay_tokens": "200K"},
         "pretrain.decay_tokens='200K': unused by pretrain.schedule=cosine, which falls from the warm-up to the end of the "

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from athanor.models.attention_cpu import zigzag_positions
+from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import BatchSwitch, Parallel, Pretrain
-from athanor.training.batches import BatchSizes, micro_batches_of, next_token_batch
+from athanor.training.batches import micro_batches_of, next_token_batch
 from athanor.training.layout import Layout
 
 

@@ -143,6 +143,16 @@ def test_damage_is_found_before_an_update_and_the_checkpoint_before_is_used(
     assert files[0] == files[1]
 
 
+def test_a_finished_milestone_whose_checkpoint_is_damaged_is_made_again(undisturbed: Path, killed: Job, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    job = dataclasses.replace(killed, folder=tmp_path / "run", pause_at_step=0)
+    (job.folder / FINAL / "common.pt").write_bytes(b"")
+    assert processes.run(job, 2) == [0, 0], processes.log(job)
+    assert (job.folder / "quarantined" / "checkpoint-1").is_dir()
+    files = [{p.name: p.read_bytes() for p in (folder / FINAL).iterdir()} for folder in (job.folder, undisturbed)]
+    assert files[0] == files[1]
+
+
 def test_another_layout_passes_the_proof(killed: Job, tmp_path: Path) -> None:
     job = dataclasses.replace(_copy(killed, tmp_path / "run"), recipe=recipe(2, parallel={"tensor": 2}))
     assert processes.run(job, 2) == [0, 0], processes.log(job)

@@ -2,11 +2,13 @@
 
 import glob
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from athanor.recipe.environments import environments
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.problems import Problem, not_divisible
+from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Precision, Recipe, Schedule, Source, SourceKind, Suite
 from athanor.recipe.units import Unit, format_quantity
 
@@ -51,6 +53,12 @@ def _milestones(r: Recipe) -> Iterator[Problem]:
             budget = format_quantity(p.token_budget, Unit.TOKENS)
             advice = f"does not fit pretrain.token_budget={budget}, where the last milestone ends by itself; leave it out"
             yield Problem(f"pretrain.milestone_tokens[{i}]", format_quantity(tokens, Unit.TOKENS), advice)
+    ends = [*(n for n in p.milestone_tokens if n < p.token_budget), p.token_budget]
+    for before, end in pairwise(ends):
+        if 0 < end - before < (step := BatchSizes.of(p).at(before)):
+            where = "pretrain.token_budget" if end == p.token_budget else f"pretrain.milestone_tokens[{ends.index(end)}]"
+            advice = f"ends within the step of {step} tokens that may end the milestone before; use at least {before + step}"
+            yield Problem(where, format_quantity(end, Unit.TOKENS), advice)
     yield from _fits_budget("pretrain.warmup_tokens", p.warmup_tokens, p.token_budget)
     if p.schedule is Schedule.WSD:
         yield from _fits_budget("pretrain.decay_tokens", p.decay_tokens, p.token_budget - p.warmup_tokens)

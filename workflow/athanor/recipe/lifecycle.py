@@ -11,7 +11,8 @@ from typing import Any
 
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, flatten, plain
-from athanor.recipe.schema import DecayShape, Pretrain, Recipe, Schedule, Source, SpikeAction, TokenOrder
+from athanor.recipe.schedules import decay_of
+from athanor.recipe.schema import Recipe, Source, SpikeAction, TokenOrder
 from athanor.recipe.units import Unit, format_quantity
 
 
@@ -194,24 +195,6 @@ def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str
         section["pretrain.decay_tokens"], section["pretrain.decay_shape"] = decay.tokens, decay.shape
         section["pretrain.min_lr"] = p.min_lr
     return section
-
-
-@dataclass(frozen=True)
-class Decay:
-    """When the learning rate begins to fall, over how many tokens, and how."""
-
-    start_tokens: int
-    tokens: int
-    shape: DecayShape
-
-
-def decay_of(p: Pretrain) -> Decay | None:
-    """The decay at the end of the budget; None where the learning rate never falls."""
-    if p.schedule is Schedule.COSINE and p.token_budget > p.warmup_tokens:
-        return Decay(p.warmup_tokens, p.token_budget - p.warmup_tokens, DecayShape.COSINE)
-    if p.schedule is Schedule.WSD and p.decay_tokens:
-        return Decay(p.token_budget - p.decay_tokens, p.decay_tokens, p.decay_shape)
-    return None
 
 
 def _evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:

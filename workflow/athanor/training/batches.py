@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from athanor.recipe.schema import Pretrain
 from athanor.training.layout import Layout
 
 
@@ -28,26 +27,6 @@ class MicroBatch:
     labels: torch.Tensor
     loss_mask: torch.Tensor
     positions: torch.Tensor
-
-
-@dataclass(frozen=True)
-class BatchSizes:
-    """Tokens a step, by tokens trained."""
-
-    first: int
-    switches: tuple[tuple[int, int], ...]  # (from this many tokens trained, tokens a step), rising
-
-    @classmethod
-    def of(cls, settings: Pretrain) -> "BatchSizes":
-        """The recipe's batch sizes."""
-        return cls(settings.batch_tokens, tuple((s.at_tokens, s.batch_tokens) for s in settings.batch_switches))
-
-    def at(self, tokens: int) -> int:
-        """Tokens of the step that begins when `tokens` are trained."""
-        size = self.first
-        for begin, batch_tokens in self.switches:
-            size = batch_tokens if tokens >= begin else size
-        return size
 
 
 def micro_batches_of(samples: range, micro_batch_size: int, data_rank: int, data_ranks: int) -> tuple[tuple[int, ...], ...]:

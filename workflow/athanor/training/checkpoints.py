@@ -118,9 +118,9 @@ def set_newest_aside(folder: Path) -> None:
 
 
 def set_aside_behind(folder: Path, step: int) -> bool:
-    """Whether a checkpoint of a later step was quarantined."""
-    names = [path.name for path in (folder / QUARANTINED).glob("step-*") if path.is_dir()]
-    return any(int(name.split("-")[1]) > step for name in names)
+    """Whether a checkpoint of a later step was quarantined, or the milestone's last."""
+    names = [path.name.split("-") for path in (folder / QUARANTINED).glob("*") if path.is_dir()]
+    return any(name[0] == FINAL or int(name[1]) > step for name in names)
 
 
 def _newest_first(folder: Path) -> list[Path]:

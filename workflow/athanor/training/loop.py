@@ -14,9 +14,10 @@ from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.language_model import PrecisionError, build_language_model
+from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Recipe, SpikeAction
 from athanor.training import checkpoints, proof
-from athanor.training.batches import BatchSizes, MicroBatch, SampleReader, micro_batches_of, next_token_batch
+from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of, next_token_batch
 from athanor.training.checkpoints import FINAL, Position
 from athanor.training.curve import CURVE, Curve, Point, read_curve
 from athanor.training.layout import Layout, process_groups
@@ -77,6 +78,8 @@ class _Run:
                 f"{task.start} has {self.first.tokens} tokens already, and this milestone ends at {task.end_tokens}: nothing "
                 "would be trained"
             )
+        if stage.roll_back:
+            checkpoints.set_newest_aside(stage.folder)
         self.position = self._resume()
         self.curve: Curve | None = None
         if stage.rank == 0:
@@ -103,8 +106,6 @@ class _Run:
     def _resume(self) -> Position:
         """Load the newest checkpoint of this milestone that is whole and proves itself, or else the start. Returns where
         training continues."""
-        if self.stage.roll_back:
-            checkpoints.set_newest_aside(self.stage.folder)
         while True:
             newest = checkpoints.newest_whole(self.stage.folder)
             source = newest or self.task.start

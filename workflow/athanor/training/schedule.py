@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from athanor.recipe.lifecycle import Decay, decay_of
+from athanor.recipe.schedules import Decay, decay_of
 from athanor.recipe.schema import DecayShape, Pretrain
 
 KEPT: dict[DecayShape, Callable[[float], float]] = {  # share of the way from the minimum to the peak, by share of the decay done
