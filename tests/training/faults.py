@@ -1,5 +1,6 @@
 """Things that go wrong during training: at a step of the test's choice, or because a cure was taken out."""
 
+import shutil
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -78,6 +79,12 @@ UNCURED: dict[str, Callable[[Any], None]] = {
     "router losses": _losses_of_the_router_divided,
     "messages between two stages": _batched_messages,
 }
+
+
+def fill_disk(free: int) -> None:
+    """Have this process believe that a disk has `free` bytes left."""
+    usage = shutil.disk_usage("/")
+    shutil.disk_usage = lambda path: usage._replace(free=free)
 
 
 def let_through(error: str) -> None:

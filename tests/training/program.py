@@ -25,6 +25,7 @@ class Job:
     roll_back: bool = False  # start behind the newest checkpoint
     first_sample: int = 0  # the corpus begins there
     garbled: tuple[int, ...] = ()  # samples of these numbers are noise
+    free_bytes: int | None = None  # on the disk, from the second save on
     uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
@@ -68,11 +69,13 @@ def _run(job: Job, stage: StageRun) -> object:
         return initialize(stage, job.recipe)
     from athanor.training.batches import SampleReader
     from athanor.training.loop import Task, train
-    from tests.training.faults import Garbled, Interrupted, Poisoned, let_through
+    from tests.training.faults import Garbled, Interrupted, Poisoned, fill_disk, let_through
     from tests.training.synthetic import AffineChains, held_out
 
     if job.uncured:
         let_through(job.uncured)
+    if job.free_bytes is not None:
+        fill_disk(job.free_bytes)
     pretrain = job.recipe.pretrain
     count = pretrain.batch_tokens // pretrain.sequence_length
     samples: SampleReader = Garbled(AffineChains(job.first_sample), job.garbled)

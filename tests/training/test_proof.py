@@ -153,6 +153,16 @@ def test_a_finished_milestone_whose_checkpoint_is_damaged_is_made_again(undistur
     assert files[0] == files[1]
 
 
+def test_disk_without_room_ends_the_stage_before_a_byte_is_written(undisturbed: Path, killed: Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(killed, folder=tmp_path / "run", pause_at_step=0)
+    full = dataclasses.replace(job, free_bytes=1000)
+    assert processes.run(full, 2) == [1, 1]
+    assert [path.name for path in (job.folder / SAVES).iterdir()] == ["step-000000004"]
+    assert f"error: No space left on device for a checkpoint in {job.folder / SAVES}: 1e-06 GB are free" in processes.log(job)
+    assert processes.run(job, 2) == [0, 0], processes.log(job)
+    assert (job.folder / "curve.jsonl").read_bytes() == (undisturbed / "curve.jsonl").read_bytes()
+
+
 def test_another_layout_passes_the_proof(killed: Job, tmp_path: Path) -> None:
     job = dataclasses.replace(_copy(killed, tmp_path / "run"), recipe=recipe(2, parallel={"tensor": 2}))
     assert processes.run(job, 2) == [0, 0], processes.log(job)

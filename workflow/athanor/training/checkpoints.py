@@ -23,6 +23,7 @@ FINAL = "checkpoint"  # the checkpoint a milestone leaves
 SAVES = "checkpoints"  # those a killed run continues from
 QUARANTINED = "quarantined"
 SCHEMA_VERSION = 1
+ROOM = 1.1  # of a save must be free before the next: others write to the same disk
 Usual = dict[str, list[list[float]]]  # of the last steps
 
 
@@ -84,9 +85,13 @@ def save(
     usual: Usual | None = None,
     proof: dict[str, Any] | None = None,
 ) -> None:
-    """Make the checkpoint `folder`: `write` (called on all ranks) fills a folder beside it, which is renamed at the end."""
+    """Make the checkpoint `folder`: `write` (called on all ranks) fills a folder beside it, which is renamed at the end.
+
+    Raises StageError, on all ranks and before a byte is written, where the disk has no room for one as large as the last.
+    """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     beside = folder.with_name(f".{folder.name}.writing")
+    _check_room(folder.parent)
     if rank == 0:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -105,6 +110,19 @@ def save(
         os.replace(beside, folder)
         _sync(folder.parent)
     dist.barrier()
+
+
+def _check_room(saves: Path) -> None:
+    """Raise StageError where the newest save would not fit a second time; of a first save nothing is known."""
+    wrong = [""]
+    if dist.get_rank() == 0 and (newest := sorted(saves.glob("step-*"))[-1:]):
+        needed = sum(path.stat().st_size for path in newest[0].iterdir())
+        if (free := shutil.disk_usage(saves).free) < ROOM * needed:
+            room = f"{free / 1e9:.3g} GB are free, a checkpoint takes {needed / 1e9:.3g} GB"
+            wrong = [f"No space left on device for a checkpoint in {saves}: {room}; make room and run again"]
+    dist.broadcast_object_list(wrong)
+    if wrong[0]:
+        raise StageError(wrong[0])
 
 
 def set_newest_aside(folder: Path) -> None:
