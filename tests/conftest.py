@@ -17,6 +17,7 @@ signal.signal(signal.SIGHUP, lambda *_: None)
 START_PROCESSES = (
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
+    "tests/training/test_noise_scale.py",
     "tests/training/test_proof.py",
     "tests/training/test_resume.py",
     "tests/training/test_spikes.py",
@@ -38,6 +39,7 @@ TRAIN = (
     "tests/lifecycle/",
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
+    "tests/training/test_noise_scale.py",
     "tests/training/test_proof.py",
     "tests/training/test_resume.py",
     "tests/training/test_spikes.py",

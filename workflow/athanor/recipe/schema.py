@@ -264,6 +264,11 @@ class Pretrain:
     validate_every_tokens: int = key(200_000, "tokens between two validations (logging, not identity)", unit=Unit.TOKENS, above=0)
     validation_tokens: int = key(20_000, "held-out tokens a domain is validated on, at most", unit=Unit.TOKENS, above=0)
     log_every_steps: int = key(10, "steps between two logged points (logging, not identity)", low=1)
+    noise_scale_every_steps: int = key(
+        0,
+        "steps between two measurements of the gradient noise scale, 0 for none; each costs a micro-batch (not identity)",
+        low=0,
+    )
     shuffled_control: bool = key(False, "also train the same model on samples whose tokens are shuffled")
     optimizer: Optimizer = key(Optimizer(), "the optimizer")
     spikes: Spikes = key(Spikes(), "spikes of loss and gradient norm")

@@ -21,6 +21,7 @@ from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of,
 from athanor.training.checkpoints import FINAL, Position
 from athanor.training.curve import CURVE, Curve, Point, read_curve
 from athanor.training.layout import Layout, process_groups
+from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
 from athanor.training.routing import RoutingWatch
@@ -69,6 +70,7 @@ class _Run:
         self.first = checkpoints.read_state(task.start).position
         shape, span = (recipe.model.num_layers, recipe.model.num_experts), (self.first.tokens, task.end_tokens)
         self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
+        self.noise = NoiseScale(learner)
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
@@ -167,10 +169,15 @@ class _Run:
         batches = self._read(samples)
         self.last = batches, samples
         lr = self.rate(after.tokens)
+        if (every := self.settings.noise_scale_every_steps) and after.step % every == 0:
+            with self.routing.paused():
+                self.noise.measure_small(batches, self.task.objective)
         action, spike = self.settings.spikes.action, ""
 
         def accept(loss: float, norm: float) -> bool:
             nonlocal spike
+            if (scale := self.noise.measure_big(after.tokens - before.tokens)) is not None:
+                self.stage.spool.metrics(after.step, {"noise_scale_tokens": scale})
             spike = self.spikes.judge(loss, norm)
             return not (spike and skips(action))
 

@@ -1,7 +1,8 @@
 """What the routers do: load of every expert over training, and how decided and how even routing is, counted as they work."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -43,6 +44,7 @@ class RoutingWatch:
         device: torch.device,
     ) -> None:
         """`shape`: layers and experts; `per_token`: experts a token is routed to; `span`: first and last tokens."""
+        self.counting = True
         self._layers, self._experts = shape
         self._per_token, self._span = per_token, span
         self.history: NDArray[np.int64] = np.zeros((BINS, *shape), dtype=np.int64)
@@ -101,7 +103,7 @@ class RoutingWatch:
 
         def gating(tokens: torch.Tensor) -> torch.Tensor:
             logits: torch.Tensor = score(tokens)
-            if _counts(router):
+            if self._counts(router):
                 with torch.no_grad():
                     log = logits.float().log_softmax(dim=-1)
                     row[-2] -= (log.exp() * log).sum(dtype=torch.float64)
@@ -109,13 +111,21 @@ class RoutingWatch:
             return logits
 
         def assigned(_router: Any, _inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
-            if _counts(router):
+            if self._counts(router):
                 row[:-2] += output[1].sum(dim=0)
 
         router.gating = gating
         router.register_forward_hook(assigned)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is computed in between is no training."""
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
 
-def _counts(router: TopKRouter) -> bool:
-    """Not in validation; and where a layer is computed again in the backward pass, only then has it gradients."""
-    return router.training and torch.is_grad_enabled()
+    def _counts(self, router: TopKRouter) -> bool:
+        """Not in validation; and where a layer is computed again in the backward pass, only then has it gradients."""
+        return self.counting and router.training and torch.is_grad_enabled()
