@@ -88,6 +88,7 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.optimizer.epsilon": (1e-6, PRETRAIN),
     "pretrain.optimizer.weight_decay": (0.0, PRETRAIN),
     "pretrain.optimizer.clip_grad": (0.5, PRETRAIN),
+    "pretrain.freeze": (["embedding"], PRETRAIN),
     "pretrain.noise_scale_every_steps": (5, NOTHING),
     "pretrain.spikes.action": ("skip", PRETRAIN),
     "pretrain.spikes.window": (32, NOTHING),  # they count where a spike changes what is trained

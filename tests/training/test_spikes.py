@@ -74,6 +74,20 @@ def test_too_many_spikes_end_the_stage_and_name_the_key(tmp_path: Path) -> None:
     assert len((tmp_path / SKIPS).read_text().splitlines()) == 4
 
 
+def test_a_skip_behind_the_checkpoint_is_forgotten_and_one_that_led_back_to_it_is_not(tmp_path: Path) -> None:
+    skips = Skips(tmp_path / SKIPS, Spikes(most=9))
+    skips.add(Skip(10, "skip", "loss", 9.0, 1.0, 72, 80), write=True)
+    skips.add(Skip(25, "roll_back", "loss", 9.0, 1.0, 160, 200, back_to=20), write=True)
+    skips.add(Skip(24, "skip", "loss", 9.0, 1.0, 224, 232), write=True)
+    for step, steps, begin in ((30, [10, 25, 24], 1000), (20, [10, 25], 1000), (12, [10], 1000)):
+        again = Skips(tmp_path / SKIPS, Spikes())
+        again.resume(step, write=True)
+        assert [skip.step for skip in again.all] == steps
+        assert again.first_sample(step, begin) == begin
+        assert len((tmp_path / SKIPS).read_text().splitlines()) == len(steps)
+    assert skips.first_sample(20, 160) == 200
+
+
 def _job(folder: Path, fresh: Path, action: SpikeAction, ranks: int = 2, **keys: Any) -> Job:
     spikes = Spikes(action=action, window=16, deviations=10)
     made = recipe(ranks, expert=ranks, every_steps=EVERY, spikes=spikes)

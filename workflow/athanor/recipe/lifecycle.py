@@ -187,6 +187,8 @@ def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str
         "pretrain.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
         **{f"domains.{name}": r.data.sources[name].domain for name in p.mixture},
     }
+    if p.freeze:
+        section["pretrain.freeze"] = sorted(p.freeze)
     if p.spikes.action is not SpikeAction.LOG:
         section.update(flatten(p.spikes, "pretrain.spikes"))
     decay = decay_of(p)

@@ -271,6 +271,7 @@ class Pretrain:
     )
     shuffled_control: bool = key(False, "also train the same model on samples whose tokens are shuffled")
     optimizer: Optimizer = key(Optimizer(), "the optimizer")
+    freeze: list[str] = key([], "weights to leave as they are, by name: `mlp.router`, `embedding`")
     spikes: Spikes = key(Spikes(), "spikes of loss and gradient norm")
     parallel: Parallel = key(Parallel(), "layout over ranks")
     checkpoint: Checkpoint = key(Checkpoint(), "what a killed run continues from")

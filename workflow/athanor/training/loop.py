@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.models.freezing import FreezeError, freeze
 from athanor.models.language_model import PrecisionError, build_language_model
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Recipe, SpikeAction
@@ -54,7 +55,8 @@ def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
     with process_groups(recipe.pretrain.parallel, recipe.seed) as layout:
         try:
             chunks = build_language_model(recipe.model, recipe.pretrain.parallel, recipe.pretrain.precision)
-        except PrecisionError as error:
+            freeze(chunks, recipe.pretrain.freeze)
+        except (PrecisionError, FreezeError) as error:
             raise StageError(str(error)) from error
         learner = build_learner(chunks, recipe.pretrain.optimizer, layout)
         return _Run(stage, recipe, task, layout, learner).to_the_end()
@@ -127,7 +129,7 @@ class _Run:
         self.saved = newest
         self.routing.resume(newest)
         self.spikes.resume(state.usual)
-        self.skips.resume(state.position.step)
+        self.skips.resume(state.position.step, write=self.stage.rank == 0)
         if self.stage.rank == 0:
             print(f"continuing from {source} at {state.position.tokens} tokens", flush=True)
         return replace(state.position, samples=self.skips.first_sample(state.position.step, state.position.samples))

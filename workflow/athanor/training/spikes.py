@@ -113,11 +113,13 @@ class Skips:
         self._path, self._settings = path, settings
         self.all: list[Skip] = []
 
-    def resume(self, step: int) -> None:
-        """Keep what belongs to a run that goes on at `step`."""
+    def resume(self, step: int, *, write: bool) -> None:
+        """Keep what belongs to a run that goes on at `step`; one rank forgets the rest on disk, too."""
         lines = self._path.read_text().splitlines(keepends=True) if self._path.is_file() else []
         found = [Skip(**json.loads(line)) for line in lines if line.endswith("\n")]
         self.all = [skip for skip in found if (skip.step if skip.back_to is None else skip.back_to) <= step]
+        if write and len(self.all) < len(found):
+            self._write()
 
     def first_sample(self, step: int, samples: int) -> int:
         """Where the samples go on behind `step`, at `samples` by count: later where training went back to that step."""
@@ -127,12 +129,7 @@ class Skips:
         """One more. Raises SpikeError where they are too many: a model or a corpus that does this needs a person."""
         self.all.append(skip)
         if write:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
-            with temporary.open("w") as file:
-                file.writelines(json.dumps(asdict(each)) + "\n" for each in self.all)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            self._write()
         near = [each for each in self.all if each.step > skip.step - self._settings.window]
         if len(near) > self._settings.most:
             raise SpikeError(
@@ -140,6 +137,14 @@ class Skips:
                 f"pretrain.spikes.most={self._settings.most}. Look at the samples in {self._path}, lower pretrain.lr, or let "
                 "more pass"
             )
+
+    def _write(self) -> None:
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        with temporary.open("w") as file:
+            file.writelines(json.dumps(asdict(each)) + "\n" for each in self.all)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
 
 
 def skips(action: SpikeAction) -> bool:
