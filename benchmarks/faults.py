@@ -121,13 +121,18 @@ def main() -> int:
 
 def abandon(clusters: list[SlurmCluster], folder: Path, number: int) -> None:
     """Stop every driver and Slurm at once; the records of the campaigns that have ended are kept."""
-    for process in psutil.process_iter(["cwd", "cmdline"]):
-        if "snakemake" in (process.info["cmdline"] or []) and str(process.info["cwd"]).startswith(str(folder.resolve())):
-            process.kill()
+    _kill_drivers(folder)
     for cluster in clusters:
         cluster.stop()
         shutil.rmtree(cluster.layout.folder, ignore_errors=True)
+    _kill_drivers(folder)  # the campaigns' threads have started those that had ended again
     os._exit(128 + number)
+
+
+def _kill_drivers(folder: Path) -> None:
+    for process in psutil.process_iter(["cwd", "cmdline"]):
+        if "snakemake" in (process.info["cmdline"] or []) and str(process.info["cwd"]).startswith(str(folder.resolve())):
+            process.kill()
 
 
 def work(plan: Plan, folder: Path, number: int, only: str | None) -> None:
