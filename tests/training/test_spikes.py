@@ -47,6 +47,11 @@ def test_a_jump_of_loss_or_norm_is_a_spike(seed: int, loss: float, norm: float) 
     assert _judged(losses, norms) == [300]
 
 
+def test_a_norm_twice_the_usual_is_none_however_smooth_it_was() -> None:
+    assert _judged([2.0] * 200, [0.54 + 0.01 * (step % 2) + 0.69 * (step == 150) for step in range(200)]) == []
+    assert _judged([2.0] * 200, [0.54 + 0.01 * (step % 2) + 1.5 * (step == 150) for step in range(200)]) == [150]
+
+
 def test_a_drop_is_no_spike_and_a_new_level_is_one_only_until_it_is_usual() -> None:
     losses = [3.0] * 100 + [2.0] * 100 + [2.5] * 200
     found = _judged(losses, [1.0] * 400, window=16)

@@ -22,7 +22,9 @@ from athanor.training.checkpoints import Usual
 SKIPS = "skips.jsonl"
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 BEFORE = 8  # steps whose median a step is compared with
-LEAST_SPREAD = 0.01  # of the loss, and of the logarithm of the norm: smooth curves must not spike at nothing
+# Smooth curves must not spike at nothing: at least these count as one deviation, so that 10 of them are a tenth of the loss
+# and a norm 2.7 times the usual.
+LEAST_LOSS_SPREAD, LEAST_NORM_SPREAD = 0.01, 0.1  # of the loss; of the logarithm of the norm
 LEAST_KNOWN = 16  # steps, and half a window, must be known before anything is judged: a spread of fewer says little
 
 
@@ -85,9 +87,9 @@ class SpikeDetector:
 
     def judge(self, loss: float, grad_norm: float) -> str:
         """Why this step is a spike; empty when it is none."""
-        if (apart := self._losses.deviations(loss, LEAST_SPREAD * abs(loss))) > self._most:
+        if (apart := self._losses.deviations(loss, LEAST_LOSS_SPREAD * abs(loss))) > self._most:
             return f"loss {loss:.4f} is {apart:.0f} robust deviations above {self._losses.usual:.4f}"
-        if (apart := self._norms.deviations(_log(grad_norm), LEAST_SPREAD)) > self._most:
+        if (apart := self._norms.deviations(_log(grad_norm), LEAST_NORM_SPREAD)) > self._most:
             return f"gradient norm {grad_norm:.4g} is {apart:.0f} robust deviations above {math.exp(self._norms.usual):.4g}"
         return ""
 
