@@ -1,7 +1,9 @@
-"""`athanor verify | where | logs | summary`: what a person asks about artifacts."""
+"""`athanor verify | where | logs | profile | summary`: what a person asks about artifacts."""
 
+import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from io import StringIO
 
@@ -157,3 +159,47 @@ def test_unknown_stage_command_lists_stages(furnace: Furnace, capsys: pytest.Cap
     code = main(["stage", "bake", "--recipe", "x", "--site", "laptop", "--manifest", "y"])
     assert code == 2
     assert "no stage 'bake'; there are fetch, tokenizer" in capsys.readouterr().err
+
+
+def test_profile_waits_for_the_traces_of_a_running_stage(furnace: Furnace, run_cli: RunCli) -> None:
+    campaign = furnace.campaign()
+    register(campaign)
+    code, _, complaint = run_cli("profile", "pretrain")
+    assert code == 1 and complaint.startswith("pretrain: no pretrain stage of that name runs")
+    artifact = next(iter(campaign.lifecycle.of("pretrain")))
+    furnace.begin(campaign, artifact, attempt=1)
+    folder = campaign.store.folder(artifact)
+
+    def be_the_stage() -> None:
+        while not (folder / "profile.json").is_file():
+            time.sleep(0.01)
+        assert json.loads((folder / "profile.json").read_text())["steps"] == 3
+        (folder / "profile").mkdir()
+        (folder / "profile" / "steps-2-4-rank-0.json.gz").touch()
+        (folder / "profile.json").unlink()
+
+    stage = threading.Thread(target=be_the_stage)
+    stage.start()
+    code, out, hint = run_cli("profile", artifact.name, "--steps", "3")
+    stage.join()
+    assert (code, out) == (0, f"{folder / 'profile' / 'steps-2-4-rank-0.json.gz'}\n")
+    assert "ui.perfetto.dev" in hint
+
+
+def test_profile_of_a_stage_that_ends_before_says_so(furnace: Furnace, run_cli: RunCli) -> None:
+    campaign = furnace.campaign()
+    artifact = next(iter(campaign.lifecycle.of("pretrain")))
+    attempt = furnace.begin(campaign, artifact, attempt=1)
+    folder = campaign.store.folder(artifact)
+
+    def end_the_stage() -> None:
+        while not (folder / "profile.json").is_file():
+            time.sleep(0.01)
+        furnace.fail(attempt, {0: "over"})
+
+    stage = threading.Thread(target=end_the_stage)
+    stage.start()
+    code, out, complaint = run_cli("profile", artifact.name)
+    stage.join()
+    assert (code, out) == (1, "") and complaint == "the stage ended before it could trace a step\n"
+    assert not (folder / "profile.json").exists()

@@ -86,6 +86,9 @@ def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.Argume
     logs.add_argument("stages", nargs=1, metavar="STAGE")
     logs.add_argument("--rank", type=int, default=0, metavar="K")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the stage ends")
+    profile = add("profile", _profile, "trace the next steps of a running pretrain stage, on every rank")
+    profile.add_argument("stages", nargs=1, metavar="STAGE", help="pretrain/480K")
+    profile.add_argument("--steps", type=_positive, default=5, metavar="N", help="how many (default 5)")
     gc = add("gc", _gc, "list what no registered campaign refers to (a dry run by default)")
     gc.add_argument("--trash", action="store_true", help="move it to STORE/trash, where it stays for the grace period")
     gc.add_argument("--empty", action="store_true", help="delete what has been in the trash for longer than that")
@@ -269,6 +272,33 @@ def _logs(arguments: argparse.Namespace) -> int:
         return 0
 
     return _on_selected(arguments, show)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from athanor.campaign.inspection import request_profile
+    from athanor.campaign.state import State, state_of
+
+    def trace(campaign: "Campaign", chosen: Sequence[object]) -> int:
+        folders = {a.name: campaign.store.folder(a) for a in chosen if a.stage == "pretrain"}  # type: ignore[attr-defined, arg-type]
+        running = [folder for folder in folders.values() if state_of(folder) is State.RUNNING]
+        if not running:
+            print(f"{arguments.stages[0]}: no pretrain stage of that name runs; athanor status says what does", file=sys.stderr)
+            return 1
+        traces = [path for folder in running for path in request_profile(folder, arguments.steps)]
+        if not traces:
+            print("the stage ended before it could trace a step", file=sys.stderr)
+            return 1
+        print(*traces, sep="\n")
+        print("open them in https://ui.perfetto.dev or chrome://tracing", file=sys.stderr)
+        return 0
+
+    return _on_selected(arguments, trace)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number above 0 is wanted")
+    return int(text)
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from athanor.artifacts.files import write_json
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, latest_attempt, state_of
 from athanor.recipe.lifecycle import Artifact
@@ -46,6 +47,21 @@ def log_path(folder: Path, rank: int) -> Path | None:
     candidates = [attempt / f"rank-{rank}.log"] if attempt else []
     candidates += [folder / "stage.log"] if rank == 0 else []
     return next((path for path in candidates if path.is_file()), None)
+
+
+def request_profile(folder: Path, steps: int) -> list[Path]:
+    """Have the running training in `folder` trace its next `steps` steps, and wait for it. Returns the new traces, none
+    where the stage ended before."""
+    traces = folder / "profile"
+    before = set(traces.glob("*"))
+    request = folder / "profile.json"
+    write_json(request, {"schema_version": 1, "steps": steps})
+    while request.is_file():
+        if state_of(folder) is not State.RUNNING:
+            request.unlink(missing_ok=True)
+            break
+        time.sleep(0.2)
+    return sorted(set(traces.glob("*")) - before)
 
 
 def print_log(folder: Path, path: Path, follow: bool) -> None:

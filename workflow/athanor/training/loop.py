@@ -25,6 +25,7 @@ from athanor.training.layout import Layout, process_groups
 from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
+from athanor.training.profiling import Profiler
 from athanor.training.routing import RoutingWatch
 from athanor.training.schedule import LearningRate
 from athanor.training.sharded_state import load_learner, load_weights, save_learner
@@ -73,6 +74,7 @@ class _Run:
         shape, span = (recipe.model.num_layers, recipe.model.num_experts), (self.first.tokens, task.end_tokens)
         self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
         self.noise = NoiseScale(learner)
+        self.profiler = Profiler(stage.folder, stage.rank)
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
@@ -183,8 +185,11 @@ class _Run:
             spike = self.spikes.judge(loss, norm)
             return not (spike and skips(action))
 
-        stop = self.stage.stop_requested
-        result = train_step(self.learner, batches, self.task.objective, lr, after.step, stop, accept)
+        stop, asked = self.stage.stop_requested, self.profiler.asked()
+        result = train_step(self.learner, batches, self.task.objective, lr, after.step, stop, asked, accept)
+        self.profiler.step_done(after.step)
+        if result.profiled:
+            self.profiler.begin(after.step, result.profiled)
         if spike:
             self._tell(f"spike at step {after.step}: {spike} ({action.value})", after.step)
         if spike and action is SpikeAction.ROLL_BACK:

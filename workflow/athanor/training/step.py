@@ -31,6 +31,7 @@ class StepResult:
     aux_loss: float  # load balancing, mean over layers and sequences: 1 when perfectly even
     stop: bool  # some rank was asked to stop
     updated: bool  # False: the step left the weights as they were
+    profiled: int  # steps to trace from the next one on
 
 
 def train_step(
@@ -40,10 +41,12 @@ def train_step(
     lr: float,
     step: int,
     stop: bool,
+    asked: int,
     accept: Callable[[float, float], bool],
 ) -> StepResult:
     """Update the weights on this rank's micro-batches of step number `step`, if `accept` likes loss and gradient norm.
 
+    `stop` and `asked` are what this rank wants all to know: that it was asked to stop, and for how many profiled steps.
     Raises NonFiniteError, on all ranks and before the weights are touched, when the loss or the gradient norm is not
     finite.
     """
@@ -53,7 +56,8 @@ def train_step(
     clear_aux_losses_tracker()
     sums = run_micro_batches(learner, batches, objective, forward_only=False)
     aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
-    loss_sum, tokens, stops, aux_sum = _sum_over_ranks([sums[0], sums[1], float(stop), aux], learner.layout.device)
+    told = [sums[0], sums[1], float(stop), float(asked), aux]
+    loss_sum, tokens, stops, profiled, aux_sum = _sum_over_ranks(told, learner.layout.device)
     if not math.isfinite(loss_sum):
         raise NonFiniteError(_not_finite(f"the loss of step {step} is {loss_sum}", sums[0], learner.layout.device))
 
@@ -64,7 +68,7 @@ def train_step(
 
     norm, updated = learner.update(lr, judged)
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
-    return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0, updated)
+    return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0, updated, int(profiled))
 
 
 def run_micro_batches(
