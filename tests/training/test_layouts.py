@@ -91,11 +91,11 @@ def test_one_rank_continues_what_a_layout_began(name: str, start: Path, alone: P
     ],
 )
 def test_without_its_cure_a_silent_error_shows(
-    ranks: int, parallel: dict[str, Any], error: str, alone: Path, tmp_path: Path
+    ranks: int, parallel: dict[str, Any], error: str, start: Path, alone: Path, tmp_path: Path
 ) -> None:
-    job = Job(tmp_path / "run", _recipe(ranks, parallel), alone / "first" / FINAL, 2 * STEPS * BATCH, uncured=error)
+    job = Job(tmp_path / "run", _recipe(ranks, parallel), start, STEPS * BATCH, uncured=error)
     assert processes.run(job, ranks) == [0] * ranks, "no error is raised"
-    differences = [abs(a - b) for a, b in zip(_curve(job.folder, "loss"), _curve(alone / "second", "loss"), strict=True)]
+    differences = [abs(a - b) for a, b in zip(_curve(job.folder, "loss"), _curve(alone / "first", "loss"), strict=True)]
     assert max(differences) > 30 * TOLERANCE
 
 
