@@ -1,6 +1,7 @@
 """Ranks of a test's program as processes on this machine, forked from one server that has imported torch and Megatron.
 
-A start costs a tenth of a second instead of five. How a rank starts in earnest, from nothing, is in `tests/lifecycle`.
+A start costs a tenth of a second instead of five (where there is a GPU, five). How a rank starts in earnest, from nothing, is in
+`tests/lifecycle`.
 """
 
 import multiprocessing
@@ -10,12 +11,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 DEADLINE_SECONDS = 400
-SERVER = multiprocessing.get_context("forkserver")
+# Who has looked for a CUDA device cannot use one in a forked child: where there is one, ranks start from nothing.
+SERVER = multiprocessing.get_context("spawn" if Path("/dev/nvidiactl").exists() else "forkserver")
 SERVER.set_forkserver_preload(["athanor.training.initialization", "athanor.training.loop"])
 
 
@@ -23,7 +25,7 @@ class Rank:
     """One rank: a process with its output in a file."""
 
     def __init__(self, target: Callable[..., Any], arguments: tuple[Any, ...], log: Path, variables: dict[str, str]) -> None:
-        process: ForkServerProcess = SERVER.Process(target=_run, args=(target, arguments, str(log), variables))
+        process: BaseProcess = SERVER.Process(target=_run, args=(target, arguments, str(log), variables))
         process.start()
         self.log, self._process = log, process
 
