@@ -157,6 +157,19 @@ def test_failed_stage_leaves_its_cause(
     assert not (bench.folder(FETCH) / LEASE).exists()
 
 
+def test_failed_stage_names_the_node_at_fault(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class HotError(StageError):
+        kind, node = "hardware fault", "node7"
+
+    def overheat(_stage: StageRun) -> Outcome:
+        raise HotError("oven 7 is too hot")
+
+    monkeypatch.setenv("SUBMITIT_ATTEMPT_FOLDER", str(tmp_path))
+    assert execute(bench.order(FETCH), overheat) == 1
+    note = json.loads((tmp_path / "exit-0.json").read_text())
+    assert (note["kind"], note["node"], note["cause"]) == ("hardware fault", "node7", "oven 7 is too hot")
+
+
 def test_user_error_is_told_without_a_traceback(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     execute(bench.order(FETCH), burn)
     said = capsys.readouterr().err

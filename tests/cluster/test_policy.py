@@ -44,6 +44,9 @@ def test_line_of_the_log_tells_the_cause(line: str, cause: str, action: Action) 
 def test_word_of_the_stage_counts_before_its_log() -> None:
     log = "Connection closed by peer"
     assert judge(evidence(log, kind="non-finite loss")).action is Action.ROLL_BACK
+    assert judge(evidence(log, kind="hardware fault")).action is Action.ELSEWHERE
+    assert judge(evidence(log, kind="unexplained result")).action is Action.ELSEWHERE
+    assert judge(evidence(log, kind="bad data")).action is Action.ASK
     assert judge(evidence(log, kind="loss spikes")).action is Action.ASK
     assert judge(evidence(log, kind="refused")).action is Action.STOP
 

@@ -119,6 +119,13 @@ def test_rank_that_says_why_first_is_named_though_it_exits_last(tmp_path: Path) 
     assert (evidence.rank, evidence.said) == (0, "ValueError: the reason")
 
 
+def test_node_that_a_rank_holds_at_fault_is_suspected_instead_of_its_own(tmp_path: Path) -> None:
+    attempt = ended(tmp_path)
+    (attempt.folder / "exit-1.json").write_text('{"kind": "hardware fault", "cause": "rank 5", "node": "node3", "time": 99}')
+    evidence = gather(attempt, attempt.end())
+    assert (evidence.rank, evidence.host, evidence.kind) == (1, "node3", "hardware fault")
+
+
 def test_words_of_slurmstepd_count_as_evidence(tmp_path: Path) -> None:
     attempt = ended(tmp_path)
     write(attempt.folder, JobRecord(JobKind.SLURM, "7"))

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from athanor.artifacts.run import StageRun
 from athanor.models import language_model
 from athanor.training.batches import MicroBatch, SampleReader
 from athanor.training.objective import NextToken
+from tests.training.program import EVERYWHERE, BitFlip
 from tests.training.synthetic import VOCABULARY
 
 DEADLINE_SECONDS = 120
+STARTED = "started\n"
 
 
 class Interrupted:
@@ -37,6 +40,19 @@ class Interrupted:
         return self._samples.sample(index)
 
 
+class Noted:
+    """Samples whose numbers are noted in a file, a line each, after a line for the start."""
+
+    def __init__(self, samples: SampleReader, path: Path) -> None:
+        self._samples, self._file = samples, path.open("a", buffering=1)
+        self._file.write(STARTED)
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """Sample `index`."""
+        self._file.write(f"{index}\n")
+        return self._samples.sample(index)
+
+
 class Garbled:
     """Samples of which some are noise over the whole vocabulary, as a broken shard would have."""
 
@@ -51,19 +67,68 @@ class Garbled:
         return sample
 
 
-class Poisoned(NextToken):
-    """Next-token loss that is NaN on the last rank at one step."""
+class Poisoned:
+    """Samples of which some begin with a token of their own."""
 
-    def __init__(self, stage: StageRun, step: int) -> None:
-        self._stage, self._step, self._calls = stage, step, 0
+    def __init__(self, samples: SampleReader, numbers: Collection[int], token: int | None) -> None:
+        self._samples, self._numbers, self._token = samples, frozenset(numbers), token
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """Sample `index`."""
+        sample = self._samples.sample(index).copy()
+        if index in self._numbers:
+            sample[0] = self._token
+        return sample
+
+
+class Broken(NextToken):
+    """Next-token loss on a machine with a bit flip, or on data with a poisoned token; one micro-batch a rank and step is assumed.
+
+    A step that is computed again is the same step: the numbers of the samples say which.
+    """
+
+    def __init__(self, stage: StageRun, flip: BitFlip | None, poison: int | None, samples: "Counted") -> None:
+        self._stage, self._flip, self._poison, self._samples = stage, flip, poison, samples
+        self._hooked, self._turned = False, 0
+
+    def forward(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """As the model's own, with the fault."""
+        if self._flip and not self._hooked and self._flip.rank in (self._stage.rank, EVERYWHERE):
+            self._hooked = True
+            module = next(m for name, m in model.named_modules() if name.endswith(self._flip.module))
+            module.register_forward_hook(self._turn)
+        return super().forward(model, batch)
 
     def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """One micro-batch a step is assumed."""
-        self._calls += torch.is_grad_enabled()
+        """No number where a sample begins with the poisoned token."""
         total, count = super().loss(output, batch)
-        if self._calls == self._step and self._stage.rank == self._stage.world_size - 1:
+        if self._poison is not None and bool((batch.tokens[:, 0] == self._poison).any()):
             total = total * torch.nan
         return total, count
+
+    def _turn(self, _module: Any, _inputs: Any, output: Any) -> Any:
+        assert self._flip is not None
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        due = self._flip.first <= self._samples.step and (self._flip.times is None or self._turned < self._flip.times)
+        if due and torch.is_grad_enabled():
+            self._turned += 1
+            mask = torch.zeros(first.shape, dtype=torch.int32)
+            mask.view(-1)[0] = self._flip.mask
+            # Through the graph: what comes back is the gradient of the number that the rank believes in.
+            first = first + ((first.detach().view(torch.int32) | mask).view(torch.float32) - first.detach())
+        return (first, *rest) if isinstance(output, tuple) else first
+
+
+class Counted:
+    """Samples that know which step is being computed: that of the newest sample that was read."""
+
+    def __init__(self, samples: SampleReader, samples_a_step: int) -> None:
+        self._samples, self._a_step, self.step = samples, samples_a_step, 0
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """Sample `index`."""
+        self.step = index // self._a_step + 1
+        return self._samples.sample(index)
 
 
 def _losses_of_the_router_divided(config: Any) -> None:

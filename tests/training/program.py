@@ -12,6 +12,20 @@ from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
 from athanor.recipe.schema import Recipe
 from athanor.tracking.spool import NullSpool, Spool
 
+EVERYWHERE = -1
+
+
+@dataclass(frozen=True)
+class BitFlip:
+    """A rank whose arithmetic goes wrong from training step `first` on: in one number of a module's output, the bits of `mask`
+    are stuck at one."""
+
+    rank: int  # or EVERYWHERE
+    first: int
+    times: int | None = None  # None: from then on always
+    module: str = "output_layer"
+    mask: int = 0x7F800000  # the exponent
+
 
 @dataclass(frozen=True)
 class Job:
@@ -21,12 +35,15 @@ class Job:
     recipe: Recipe
     start: Path | None = None
     end_tokens: int = 0
-    poisoned_step: int = 0  # the loss of this step is NaN on the last rank
+    flip: BitFlip | None = None  # arithmetic that goes wrong
+    poison: int | None = None  # a first token whose samples give no finite loss
+    poisoned: tuple[int, ...] = ()  # samples of these numbers begin with `poison`
     roll_back: bool = False  # start behind the newest checkpoint
     first_sample: int = 0  # the corpus begins there
     garbled: tuple[int, ...] = ()  # samples of these numbers are noise
     free_bytes: int | None = None  # on the disk, from the second save on
     uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
+    note_samples: bool = False  # write the numbers of the samples that are read into `samples-RANK.txt`
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
 
@@ -69,7 +86,7 @@ def _run(job: Job, stage: StageRun) -> object:
         return initialize(stage, job.recipe)
     from athanor.training.batches import SampleReader
     from athanor.training.loop import Task, train
-    from tests.training.faults import Garbled, Interrupted, Poisoned, fill_disk, let_through
+    from tests.training.faults import Broken, Counted, Garbled, Interrupted, Noted, Poisoned, fill_disk, let_through
     from tests.training.synthetic import AffineChains, held_out
 
     if job.uncured:
@@ -79,7 +96,10 @@ def _run(job: Job, stage: StageRun) -> object:
     pretrain = job.recipe.pretrain
     count = pretrain.batch_tokens // pretrain.sequence_length
     samples: SampleReader = Garbled(AffineChains(job.first_sample), job.garbled)
+    if job.note_samples:
+        samples = Noted(samples, job.folder / f"samples-{stage.rank}.txt")
     if job.pause_at_step:
         samples = Interrupted(samples, stage, job.pause_at_step, count)
-    objective = {"objective": Poisoned(stage, job.poisoned_step)} if job.poisoned_step else {}
-    return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: samples, held_out, **objective))
+    counted = Counted(Poisoned(samples, job.poisoned, job.poison), count)
+    objective = {"objective": Broken(stage, job.flip, job.poison, counted)} if job.flip or job.poison else {}
+    return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: counted, held_out, **objective))

@@ -35,7 +35,7 @@ class Evidence:
     rank: int | None
     """The first rank that failed."""
     host: str
-    """Where that rank ran; empty when nobody knows."""
+    """Where the fault is: what that rank wrote as `node`, else where it ran; empty when nobody knows."""
     kind: str
     """What that rank called its failure in `exit-RANK.json`."""
     said: str
@@ -69,7 +69,7 @@ def gather(attempt: Attempt, end: End) -> Evidence:
         detail=end.cause,
         exit_code=failed.exit_code if failed else end.exit_code,
         rank=rank,
-        host=failed.host if failed else hosts[0] if len(hosts) == 1 else "",
+        host=str(note.get("node", "")) or (failed.host if failed else hosts[0] if len(hosts) == 1 else ""),
         kind=str(note.get("kind", "")),
         said=str(note.get("cause", "")),
         log="\n".join(logs),

@@ -80,11 +80,12 @@ def execute(order: Order, run: RunStage) -> int:
         except (StageError, ManifestError) as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             kind, cause = getattr(error, "kind", StageError.kind), str(error)
+            node = getattr(error, "node", StageError.node)
         except Exception as error:  # the boundary of the process: every failure must leave its cause behind
             traceback.print_exc()
-            kind, cause = "exception", f"{type(error).__name__}: {error}"
+            kind, cause, node = "exception", f"{type(error).__name__}: {error}", ""
     if note and not note.exists():  # of several ranks that the executor takes for one, the first has its say
-        write_json(note, {"schema_version": 1, "kind": kind, "cause": cause, "time": time.time()})
+        write_json(note, {"schema_version": 1, "kind": kind, "cause": cause, "node": node, "time": time.time()})
     return 1
 
 

@@ -24,6 +24,7 @@ class StageError(Exception):
     """Something the user can mend: what is wrong, its value, the way out."""
 
     kind = "refused"  # for the executor's policy, see athanor.cluster.policy
+    node = ""  # whose fault it is, where that is not the node of the first rank that fails
 
 
 class Stopped(Exception):

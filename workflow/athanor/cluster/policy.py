@@ -18,6 +18,15 @@ _CRASH = (134, 135, 139)  # SIGABRT, SIGBUS, SIGSEGV
 
 ROWS = (
     Row("non-finite loss", "the stage's own word", lambda e: e.kind == "non-finite loss", Action.ROLL_BACK),
+    Row("hardware fault", "the stage's own word, with the node", lambda e: e.kind == "hardware fault", Action.ELSEWHERE),
+    Row("unexplained result", "the stage's own word", lambda e: e.kind == "unexplained result", Action.ELSEWHERE),
+    Row(
+        "bad data",
+        "the stage's own word",
+        lambda e: e.kind == "bad data",
+        Action.ASK,
+        "look at the samples that it names, or set pretrain.spikes.action=skip",
+    ),
     Row(
         "loss spikes",
         "the stage's own word",

@@ -5,6 +5,7 @@ instant and started again goes on as if nothing had happened: on a CPU to the la
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from athanor.training import checkpoints, proof
 from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of, next_token_batch
 from athanor.training.checkpoints import FINAL, Position
 from athanor.training.curve import CURVE, Curve, Point, read_curve
+from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
 from athanor.training.layout import Layout, process_groups
 from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
@@ -75,6 +77,7 @@ class _Run:
         self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
         self.noise = NoiseScale(learner)
         self.profiler = Profiler(stage.folder, stage.rank)
+        self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
@@ -176,31 +179,20 @@ class _Run:
         if (every := self.settings.noise_scale_every_steps) and after.step % every == 0:
             with self.routing.paused():
                 self.noise.measure_small(batches, self.task.objective)
-        action, spike = self.settings.spikes.action, ""
-
-        def accept(loss: float, norm: float) -> bool:
-            nonlocal spike
-            if (scale := self.noise.measure_big(after.tokens - before.tokens)) is not None:
-                self.stage.spool.metrics(after.step, {"noise_scale_tokens": scale})
-            spike = self.spikes.judge(loss, norm)
-            return not (spike and skips(action))
-
-        stop, asked = self.stage.stop_requested, self.profiler.asked()
-        result = train_step(self.learner, batches, self.task.objective, lr, after.step, stop, asked, accept)
+        result = self._explained(self._step(batches, lr, after), batches, lr, after)
         self.profiler.step_done(after.step)
         if result.profiled:
             self.profiler.begin(after.step, result.profiled)
-        if spike:
-            self._tell(f"spike at step {after.step}: {spike} ({action.value})", after.step)
-        if spike and action is SpikeAction.ROLL_BACK:
-            self._roll_back(spike, result, after)
+        action = self.settings.spikes.action
+        if result.unexpected and action is SpikeAction.ROLL_BACK:
+            self._roll_back(result, after)
             return
         self.position, self.saved = after, None
-        if result.updated:
-            self.spikes.learn(result.loss, result.grad_norm)
-        else:
-            skip = Skip(after.step, action.value, spike, result.loss, result.grad_norm, before.samples, after.samples)
+        if result.unexpected:
+            skip = Skip(after.step, action.value, result.unexpected, result.loss, result.grad_norm, before.samples, after.samples)
             self.skips.add(skip, write=self.stage.rank == 0)
+        else:
+            self.spikes.learn(result.loss, result.grad_norm)
         self.routing.fold(after.tokens)
         seconds = time.perf_counter() - began
         self.seconds_trained += seconds
@@ -213,7 +205,36 @@ class _Run:
         if _crossed(before.tokens, after.tokens, self.settings.checkpoint.every_tokens) and not self._at_end():
             self._save()
 
-    def _roll_back(self, spike: str, result: StepResult, spiked: Position) -> None:
+    def _step(self, batches: list[MicroBatch], lr: float, after: Position, *, spikes: bool = True) -> StepResult:
+        """Compute the step that leads to `after`, and update; not what is unexpected, spikes among it where they count."""
+
+        def judge(loss: float, norm: float) -> str:
+            if (scale := self.noise.measure_big(after.tokens - self.position.tokens)) is not None:
+                self.stage.spool.metrics(after.step, {"noise_scale_tokens": scale})
+            return self.spikes.judge(loss, norm) if spikes else ""
+
+        self.routing.forget_step()
+        stop, asked = self.stage.stop_requested, self.profiler.asked()
+        return train_step(self.learner, batches, self.task.objective, lr, stop, asked, judge)
+
+    def _explained(self, first: StepResult, batches: list[MicroBatch], lr: float, after: Position) -> StepResult:
+        """The step's result, or another one where the first was a fault of arithmetic (`diagnosis.py`)."""
+        if not first.unexpected:
+            return first
+        again = self._step(batches, lr, after)
+        if not again.unexpected:
+            self._tell(str(self.diagnosis.transient(after.step, first, again)), after.step, "transient_fault")
+            return again
+        samples = range(self.position.samples, after.samples)
+        with self.routing.paused():
+            fault = self.diagnosis.locate(after.step, again, batches, lambda shift: self._read(samples, shift))
+        action, finite = self.settings.spikes.action, math.isfinite(again.loss) and math.isfinite(again.grad_norm)
+        if not finite and not (fault.origin is Origin.DATA and skips(action)):
+            self.diagnosis.refuse(fault, samples)
+        self._tell(f"spike at step {after.step}: {again.unexpected} ({action.value})", after.step, "spike")
+        return again if skips(action) else self._step(batches, lr, after, spikes=False)
+
+    def _roll_back(self, result: StepResult, spiked: Position) -> None:
         """Go back to the newest whole checkpoint, and on with the samples behind those of the spiked step."""
         back = self._resume()
         if self.curve is not None:
@@ -221,21 +242,22 @@ class _Run:
             self.curve = Curve(self.stage.folder / CURVE, self.first.step, back.step)
             self.curve.replayed.clear()  # those steps had other samples
         action, samples = SpikeAction.ROLL_BACK.value, (back.samples, spiked.samples)
-        skip = Skip(spiked.step, action, spike, result.loss, result.grad_norm, *samples, back_to=back.step)
+        skip = Skip(spiked.step, action, result.unexpected, result.loss, result.grad_norm, *samples, back_to=back.step)
         self.skips.add(skip, write=self.stage.rank == 0)
         self.position = replace(back, samples=spiked.samples)
 
-    def _tell(self, text: str, step: int) -> None:
+    def _tell(self, text: str, step: int, point: str) -> None:
         if self.stage.rank == 0:
             print(text, flush=True)
-            self.stage.spool.metrics(step, {"spike": 1.0})
+            self.stage.spool.metrics(step, {point: 1.0})
 
     def _at_end(self) -> bool:
         return self.position.tokens >= self.task.end_tokens
 
-    def _read(self, samples: range) -> list[MicroBatch]:
-        size = self.settings.parallel.micro_batch_size
-        mine = micro_batches_of(samples, size, self.layout.data_rank, self.layout.data_ranks)
+    def _read(self, samples: range, shift: int = 0) -> list[MicroBatch]:
+        """This rank's micro-batches of `samples`, or those of the data rank `shift` places on."""
+        size, ranks = self.settings.parallel.micro_batch_size, self.layout.data_ranks
+        mine = micro_batches_of(samples, size, (self.layout.data_rank + shift) % ranks, ranks)
         return [next_token_batch([self.samples.sample(i) for i in batch], size, self.layout) for batch in mine]
 
     def _record(self, result: StepResult, lr: float, seconds: float, speed: float) -> None:

@@ -11,7 +11,6 @@ every data rank holds, without the experts' where those are spread over ranks.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,9 +37,8 @@ class NoiseScale:
         """Before a step, on all ranks together: the gradient of the first micro-batch. Gradients are zero afterwards."""
         learner, layout = self._learner, self._learner.layout
         first = batches[: layout.micro_batch_round]
-        for chunk in learner.chunks:
-            chunk.zero_grad_buffer()
-        with _unreduced(learner):
+        learner.zero_gradients()
+        with learner.unreduced():
             run_micro_batches(learner, first, objective, forward_only=False)
         square = sum(
             float(weight.main_grad.float().square().sum())
@@ -55,8 +53,7 @@ class NoiseScale:
         dist.all_reduce(sums)
         small_tokens = float(sums[1]) / layout.world_size
         self._small = small_tokens, float(sums[0]) / copies / small_tokens**2
-        for chunk in learner.chunks:
-            chunk.zero_grad_buffer()
+        learner.zero_gradients()
 
     def measure_big(self, tokens: float) -> float | None:
         """When the step's gradients (means over `tokens`) are ready and not yet clipped: B_simple in tokens, smoothed.
@@ -85,21 +82,6 @@ def estimates(small_tokens: float, small_square: float, big_tokens: float, big_s
     signal = (big_tokens * big_square - small_tokens * small_square) / (big_tokens - small_tokens)
     noise = (small_square - big_square) / (1 / small_tokens - 1 / big_tokens)
     return signal, noise
-
-
-@contextmanager
-def _unreduced(learner: Learner) -> Iterator[None]:
-    """Backward passes leave each rank's own gradient, with overlap, too."""
-    config = learner.config
-    finalize, no_sync = config.finalize_model_grads_func, config.no_sync_func
-    config.finalize_model_grads_func, config.no_sync_func = None, nullcontext
-    try:
-        with ExitStack() as stack:
-            for chunk in learner.chunks:
-                stack.enter_context(chunk.no_sync())
-            yield
-    finally:
-        config.finalize_model_grads_func, config.no_sync_func = finalize, no_sync
 
 
 def _is_everywhere(weight: Any) -> bool:

@@ -1,7 +1,8 @@
 """The model under data parallelism with Megatron's distributed AdamW, whose rates the schedule sets at every step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Learner:
     optimizer: ChainedOptimizer
     weight_decay: float
     layout: Layout
+    gradient_before_reduction: float = math.nan  # `own_gradient` of the last step's run; nan with `overlap`
 
     @property
     def config(self) -> Any:
@@ -38,8 +40,8 @@ class Learner:
             group["lr"] = lr * group.get("lr_mult", 1.0)
             group["weight_decay"] = self.weight_decay * group.get("wd_mult", 1.0)
 
-    def update(self, lr: float, accept: Callable[[float], bool]) -> tuple[float, bool]:
-        """Clip and take one step if `accept` likes the gradient norm. Returns the norm before clipping, and whether it did.
+    def update(self, lr: float, accept: Callable[[float], bool]) -> float:
+        """Clip and take one step if `accept` likes the gradient norm. Returns the norm before clipping.
 
         `accept` is called before a weight is touched.
         """
@@ -55,12 +57,37 @@ class Learner:
 
         self.optimizer.get_grad_norm = judged
         try:
-            self.optimizer.step()
-            return norm, True
-        except _RefusedError:
-            return norm, False
+            with suppress(_RefusedError):
+                self.optimizer.step()
+            return norm
         finally:
             del self.optimizer.get_grad_norm
+
+    def zero_gradients(self) -> None:
+        """Before a run of micro-batches: gradients add up."""
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+
+    @contextmanager
+    def unreduced(self) -> Iterator[None]:
+        """Backward passes leave each rank's own gradient, with overlap, too."""
+        config = self.config
+        finalize, no_sync = config.finalize_model_grads_func, config.no_sync_func
+        config.finalize_model_grads_func, config.no_sync_func = None, nullcontext
+        try:
+            with ExitStack() as stack:
+                for chunk in self.chunks:
+                    stack.enter_context(chunk.no_sync())
+                yield
+        finally:
+            config.finalize_model_grads_func, config.no_sync_func = finalize, no_sync
+
+    def own_gradient(self) -> float:
+        """L2 norm of what this rank's own samples gave: without experts that are spread over ranks, whose gradients come
+        from everyone's."""
+        buffers = [buffer for chunk in self.chunks for buffer in chunk.buffers]
+        return math.sqrt(sum(float(buffer.grad_data.norm()) ** 2 for buffer in buffers))
 
     def forget(self) -> None:
         """A fresh optimizer: no moments, no steps."""
@@ -89,7 +116,6 @@ def build_learner(model: Sequence[Any], settings: schema.Optimizer, layout: Layo
     )
     # Of an interleaved pipeline only the first chunk is cut into buckets: the others' traffic overlaps with its work.
     chunks = [DistributedDataParallel(config, spread, m, disable_bucketing=number > 0) for number, m in enumerate(model)]
-    config.finalize_model_grads_func = finalize_model_grads
     if overlap:
         no_sync = [chunk.no_sync for chunk in chunks]
         config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
@@ -111,4 +137,12 @@ def build_learner(model: Sequence[Any], settings: schema.Optimizer, layout: Layo
         use_gloo_process_groups=False,  # only checkpoints gathered to one rank need them; ours are sharded
     )
     config.grad_scale_func = optimizer.scale_loss
-    return Learner(chunks, optimizer, settings.weight_decay, layout)
+    learner = Learner(chunks, optimizer, settings.weight_decay, layout)
+
+    def finalize(*arguments: Any, **keys: Any) -> None:
+        # With overlap the buffers are being reduced already.
+        learner.gradient_before_reduction = math.nan if overlap else learner.own_gradient()
+        finalize_model_grads(*arguments, **keys)
+
+    config.finalize_model_grads_func = finalize
+    return learner

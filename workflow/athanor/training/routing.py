@@ -69,6 +69,10 @@ class RoutingWatch:
         self._entropy += float(counts[:, -2].sum())
         self._tokens += float(counts[:, -1].sum())
 
+    def forget_step(self) -> None:
+        """A step begins, perhaps once more: what it did before does not count."""
+        self._pending.zero_()
+
     def take(self) -> Routing:
         """What was folded since the last look."""
         uneven = self._seen.max(axis=1) / np.maximum(1, self._seen.mean(axis=1))
@@ -92,7 +96,6 @@ class RoutingWatch:
     def resume(self, checkpoint: Path | None) -> None:
         """Go on from this milestone's own checkpoint; one that has no history starts it."""
         self.history = np.zeros_like(self.history)
-        self._pending.zero_()  # of a step that training went back behind
         if checkpoint is not None and (checkpoint / EXPERT_LOAD).is_file():
             self.history = np.load(checkpoint / EXPERT_LOAD)
 

@@ -10,16 +10,30 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
 
-from athanor.artifacts.run import StageError
 from athanor.training.batches import MicroBatch
 from athanor.training.objective import Objective
 from athanor.training.optimizer import Learner
 
 
-class NonFiniteError(StageError):
-    """The loss or the gradient is no number any more."""
+@dataclass(frozen=True)
+class Own:
+    """What a rank computed of a step by itself, before anything was summed over ranks."""
 
-    kind = "non-finite loss"
+    loss: float  # nats, summed over its tokens; 0 on all pipeline stages but the last
+    gradient: float  # L2 norm; nan where nobody knows
+
+    @property
+    def finite(self) -> bool:
+        """Whether both are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient)
+
+    def agrees(self, other: "Own", tolerance: float) -> bool:
+        """Whether both runs came to the same; two that are no numbers did."""
+        pairs = ((self.loss, other.loss), (self.gradient, other.gradient))
+        return all(
+            abs(a - b) <= tolerance * abs(a) if math.isfinite(a) and math.isfinite(b) else math.isfinite(a) == math.isfinite(b)
+            for a, b in pairs
+        )
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,9 @@ class StepResult:
     grad_norm: float  # before clipping
     aux_loss: float  # load balancing, mean over layers and sequences: 1 when perfectly even
     stop: bool  # some rank was asked to stop
-    updated: bool  # False: the step left the weights as they were
+    unexpected: str  # what is not as usual, in words: then the step left the weights as they were
     profiled: int  # steps to trace from the next one on
+    own: Own
 
 
 def train_step(
@@ -39,36 +54,34 @@ def train_step(
     batches: Sequence[MicroBatch],
     objective: Objective,
     lr: float,
-    step: int,
     stop: bool,
     asked: int,
-    accept: Callable[[float, float], bool],
+    judge: Callable[[float, float], str],
 ) -> StepResult:
-    """Update the weights on this rank's micro-batches of step number `step`, if `accept` likes loss and gradient norm.
+    """Update the weights on this rank's micro-batches, unless loss or gradient norm are unexpected on all ranks together.
 
     `stop` and `asked` are what this rank wants all to know: that it was asked to stop, and for how many profiled steps.
-    Raises NonFiniteError, on all ranks and before the weights are touched, when the loss or the gradient norm is not
-    finite.
+    `judge` says what is unexpected of a finite loss and norm, in words, or nothing. What is not finite always is.
     """
-    for chunk in learner.chunks:
-        chunk.zero_grad_buffer()
-    learner.optimizer.zero_grad()
+    learner.zero_gradients()
     clear_aux_losses_tracker()
     sums = run_micro_batches(learner, batches, objective, forward_only=False)
     aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
     told = [sums[0], sums[1], float(stop), float(asked), aux]
     loss_sum, tokens, stops, profiled, aux_sum = _sum_over_ranks(told, learner.layout.device)
-    if not math.isfinite(loss_sum):
-        raise NonFiniteError(_not_finite(f"the loss of step {step} is {loss_sum}", sums[0], learner.layout.device))
+    loss, norm = loss_sum / tokens, math.nan
+    unexpected = "" if math.isfinite(loss) else f"loss {loss}"
 
-    def judged(norm: float) -> bool:
-        if not math.isfinite(norm):
-            raise NonFiniteError(_not_finite(f"the gradient norm of step {step} is {norm}", norm, learner.layout.device))
-        return accept(loss_sum / tokens, norm)
+    def accept(norm: float) -> bool:
+        nonlocal unexpected
+        unexpected = judge(loss, norm) if math.isfinite(norm) else f"gradient norm {norm}"
+        return not unexpected
 
-    norm, updated = learner.update(lr, judged)
+    if not unexpected:
+        norm = learner.update(lr, accept)
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
-    return StepResult(loss_sum / tokens, norm, aux_sum / routed, stops > 0, updated, int(profiled))
+    own = Own(sums[0], learner.gradient_before_reduction)
+    return StepResult(loss, norm, aux_sum / routed, stops > 0, unexpected, int(profiled), own)
 
 
 def run_micro_batches(
@@ -107,14 +120,3 @@ def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     dist.all_reduce(vector)
     total: list[float] = vector.tolist()
     return total
-
-
-def _not_finite(what: str, mine: float, device: torch.device) -> str:
-    """The message, with the ranks whose own value is not finite."""
-    each = [torch.zeros(1, dtype=torch.float64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(each, torch.tensor([mine], dtype=torch.float64, device=device))
-    ranks = [str(rank) for rank, value in enumerate(each) if not math.isfinite(float(value))]
-    return (
-        f"{what}, from rank {', '.join(ranks)}. No checkpoint holds it: the next start continues before it. If it comes "
-        "back at the same step, lower pretrain.lr or pretrain.optimizer.clip_grad; if not, suspect that rank's machine"
-    )
