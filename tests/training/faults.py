@@ -1,5 +1,7 @@
 """Things that go wrong during training: at a step of the test's choice, or because a cure was taken out."""
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -14,6 +16,7 @@ from athanor.artifacts.run import StageRun
 from athanor.models import language_model
 from athanor.training.batches import MicroBatch, SampleReader
 from athanor.training.objective import NextToken
+from athanor.training.sharded_state import Snapshot
 from tests.training.program import EVERYWHERE, BitFlip
 from tests.training.synthetic import VOCABULARY
 
@@ -32,11 +35,7 @@ class Interrupted:
         """Sample `index`."""
         if index >= self._first and not self._told:
             self._told = True
-            paused = self._stage.folder / f"paused-{self._stage.rank}"
-            paused.touch()
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while paused.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            _wait_while(self._stage.folder / f"paused-{self._stage.rank}")
         return self._samples.sample(index)
 
 
@@ -144,6 +143,39 @@ UNCURED: dict[str, Callable[[Any], None]] = {
     "router losses": _losses_of_the_router_divided,
     "messages between two stages": _batched_messages,
 }
+
+
+def _before_writes(of_step: int, act: Callable[[], None]) -> None:
+    write = Snapshot.write
+
+    def acting(snapshot: Snapshot, folder: Path) -> list[str]:
+        if int(snapshot.folder.name.split("-")[1].split(".")[0]) >= of_step:
+            act()
+        return write(snapshot, folder)
+
+    Snapshot.write = acting  # type: ignore[method-assign]
+
+
+def hold_writes(folder: Path, rank: int, of_step: int) -> None:
+    """Have this process's saves, from a step on, say in a file that they are being written, and wait until it is deleted."""
+    _before_writes(of_step, lambda: _wait_while(folder / f"writing-{rank}"))
+
+
+def fail_writes(of_step: int) -> None:
+    """Have this process find no room for saves from a step on."""
+
+    def refuse() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _before_writes(of_step, refuse)
+
+
+def _wait_while(path: Path) -> None:
+    """Make the file, and wait until somebody deletes it."""
+    path.touch()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def fill_disk(free: int) -> None:

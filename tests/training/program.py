@@ -43,6 +43,8 @@ class Job:
     garbled: tuple[int, ...] = ()  # samples of these numbers are noise
     free_bytes: int | None = None  # on the disk, from the second save on
     uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
+    slow_writes_from: int = 0  # saves of this step on are written until the test deletes `writing-RANK`
+    failing_writes_from: int = 0  # saves of this step on find no room on the last rank
     note_samples: bool = False  # write the numbers of the samples that are read into `samples-RANK.txt`
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
@@ -86,11 +88,26 @@ def _run(job: Job, stage: StageRun) -> object:
         return initialize(stage, job.recipe)
     from athanor.training.batches import SampleReader
     from athanor.training.loop import Task, train
-    from tests.training.faults import Broken, Counted, Garbled, Interrupted, Noted, Poisoned, fill_disk, let_through
+    from tests.training.faults import (
+        Broken,
+        Counted,
+        Garbled,
+        Interrupted,
+        Noted,
+        Poisoned,
+        fail_writes,
+        fill_disk,
+        hold_writes,
+        let_through,
+    )
     from tests.training.synthetic import AffineChains, held_out
 
     if job.uncured:
         let_through(job.uncured)
+    if job.slow_writes_from:
+        hold_writes(job.folder, stage.rank, job.slow_writes_from)
+    if job.failing_writes_from and stage.rank == stage.world_size - 1:
+        fail_writes(job.failing_writes_from)
     if job.free_bytes is not None:
         fill_disk(job.free_bytes)
     pretrain = job.recipe.pretrain

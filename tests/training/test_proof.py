@@ -193,6 +193,7 @@ def test_checkpoints_that_vanished_are_no_reason_to_begin_again(killed: Job, tmp
     for save in (job.folder / SAVES).iterdir():
         save.rename(save.with_name(f".{save.name}.writing"))
     before = (job.folder / "curve.jsonl").read_bytes()
+    job = dataclasses.replace(job, recipe=recipe(2, expert=2, every_steps=1))
     ranks = processes.start(job, 2)
     assert ranks[0].wait(120) == 1
     processes.kill(ranks)

@@ -17,6 +17,11 @@ class BatchSizes:
         """The recipe's batch sizes."""
         return cls(settings.batch_tokens, tuple((s.at_tokens, s.batch_tokens) for s in settings.batch_switches))
 
+    @property
+    def largest(self) -> int:
+        """Of all steps."""
+        return max([self.first, *(size for _, size in self.switches)])
+
     def at(self, tokens: int) -> int:
         """Tokens of the step that begins when `tokens` are trained."""
         size = self.first

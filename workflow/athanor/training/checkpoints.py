@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ class State:
     position: Position
     layout: dict[str, Any]
     optimizer: bool  # False: weights alone
-    files: dict[str, str]  # name → sha256
+    files: dict[str, str] = field(default_factory=dict)  # name → sha256
     usual: Usual = field(default_factory=dict)  # the steps that a spike is judged by
+    next_save_tokens: int = 0  # the most until the next save, where that is not the recipe's
     proof: dict[str, Any] | None = None  # what it must measure like when it is loaded (proof.py)
 
 
@@ -59,7 +60,8 @@ def read_state(folder: Path) -> State:
     if data.get("schema_version") != SCHEMA_VERSION:
         raise StageError(f"{folder / STATE} has schema_version {data.get('schema_version')}, known is {SCHEMA_VERSION}")
     position = Position(**data["position"])
-    return State(position, data["layout"], data["optimizer"], data["files"], data.get("usual", {}), data.get("proof"))
+    rest = {name: data[name] for name in ("layout", "optimizer", "files", "usual", "next_save_tokens", "proof") if name in data}
+    return State(position, **rest)
 
 
 def damage(folder: Path) -> list[str]:
@@ -75,36 +77,41 @@ def damage(folder: Path) -> list[str]:
     return list(dict.fromkeys(problem for problems in everyone for problem in problems))
 
 
-def save(
-    folder: Path,
-    write: Callable[[Path], None],
-    position: Position,
-    layout: dict[str, Any],
-    *,
-    optimizer: bool,
-    usual: Usual | None = None,
-    proof: dict[str, Any] | None = None,
-) -> None:
-    """Make the checkpoint `folder`: `write` (called on all ranks) fills a folder beside it, which is renamed at the end.
+def save(folder: Path, write: Callable[[Path], None], state: State) -> None:
+    """Make the checkpoint `folder` of `state`: `write` (called on all ranks) fills a folder beside it, which gets its name at
+    the end. Raises StageError where the disk has no room."""
+    beside = begin(folder)
+    write(beside)
+    publish(folder, beside, state, {})
 
-    Raises StageError, on all ranks and before a byte is written, where the disk has no room for one as large as the last.
+
+def begin(folder: Path) -> Path:
+    """An empty folder beside the checkpoint `folder`, for its files.
+
+    Raises StageError, on all ranks, where the disk has no room for one as large as the last.
     """
-    rank, ranks = dist.get_rank(), dist.get_world_size()
     beside = folder.with_name(f".{folder.name}.writing")
     _check_room(folder.parent)
-    if rank == 0:
+    if dist.get_rank() == 0:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     dist.barrier()
-    write(beside)
+    return beside
+
+
+def publish(folder: Path, beside: Path, state: State, mine: dict[str, str]) -> None:
+    """Give the files in `beside` their name, with a `state.json`. `mine` are digests that this rank knows already."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
     dist.barrier()  # all ranks see the same files
-    names = sorted(path.name for path in beside.iterdir())
     everyone: list[dict[str, str]] = [{} for _ in range(ranks)]
-    dist.all_gather_object(everyone, {name: sha256_of(beside / name) for name in names[rank::ranks]})
+    dist.all_gather_object(everyone, mine)
+    files = {name: digest for part in everyone for name, digest in part.items()}
+    left = sorted({path.name for path in beside.iterdir()} - files.keys())
+    dist.all_gather_object(everyone, {name: sha256_of(beside / name) for name in left[rank::ranks]})
     if rank == 0:
-        files = {name: digest for part in everyone for name, digest in part.items()}
-        state = State(position, layout, optimizer, files, usual or {}, proof)
-        write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(state)})
+        files |= {name: digest for part in everyone for name, digest in part.items()}
+        whole = replace(state, files=dict(sorted(files.items())))
+        write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(whole)})
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(beside, folder)

@@ -6,7 +6,7 @@ from athanor.artifacts.run import Outcome, StageError, StageRun
 from athanor.models.language_model import build_language_model
 from athanor.recipe.schema import Parallel, Recipe
 from athanor.training import checkpoints
-from athanor.training.checkpoints import FINAL, Position
+from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.layout import process_groups
 from athanor.training.sharded_state import save_weights
 
@@ -20,5 +20,5 @@ def initialize(stage: StageRun, recipe: Recipe) -> Outcome:
         [model] = build_language_model(recipe.model, parallel)
         parameters = sum(weight.numel() for weight in model.parameters())
         write = partial(save_weights, model)
-        checkpoints.save(stage.folder / FINAL, write, Position(), layout.recorded(), optimizer=False)
+        checkpoints.save(stage.folder / FINAL, write, State(Position(), layout.recorded(), optimizer=False))
     return Outcome(files=(FINAL,), counters={"step": 0, "tokens": 0, "samples": 0, "parameters": parameters})

@@ -20,19 +20,20 @@ from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Recipe, SpikeAction
 from athanor.training import checkpoints, proof
 from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of, next_token_batch
-from athanor.training.checkpoints import FINAL, Position
-from athanor.training.curve import CURVE, Curve, Point, read_curve
+from athanor.training.checkpoints import FINAL, Position, State
+from athanor.training.curve import CURVE, Curve, Point
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
 from athanor.training.layout import Layout, process_groups
 from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
 from athanor.training.profiling import Profiler
+from athanor.training.resuming import load_newest, refuse_to_lose
 from athanor.training.routing import RoutingWatch
+from athanor.training.saving import Costs, Saver
 from athanor.training.schedule import LearningRate
-from athanor.training.sharded_state import load_learner, load_weights, save_learner
 from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
-from athanor.training.step import StepResult, train_step
+from athanor.training.step import StepResult, Told, train_step
 from athanor.training.validation import VALIDATION, HeldOut, validate, write_validation
 
 REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
@@ -78,6 +79,7 @@ class _Run:
         self.noise = NoiseScale(learner)
         self.profiler = Profiler(stage.folder, stage.rank)
         self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
+        self.saver = Saver(stage.folder, learner, self.settings.checkpoint)
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
@@ -92,7 +94,8 @@ class _Run:
         self.position = self._resume()
         self.curve: Curve | None = None
         if stage.rank == 0:
-            self._refuse_to_lose(stage.folder / CURVE)
+            interval = self.save_interval or self.settings.checkpoint.every_tokens
+            refuse_to_lose(stage.folder, self.position, interval, self.batch_sizes.largest)
             self.curve = Curve(stage.folder / CURVE, self.first.step, self.position.step)
         self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
 
@@ -104,6 +107,7 @@ class _Run:
                 self._one_step(held_out)
         if self.saved is None:
             self._save()
+        self._published(self.saver.finish())
         if not (self.stage.folder / VALIDATION).is_file() or self.seconds_trained:
             self._validate(self.task.held_out(), final=True)
         if self.curve is not None:
@@ -115,51 +119,21 @@ class _Run:
     def _resume(self) -> Position:
         """Load the newest checkpoint of this milestone that is whole and proves itself, or else the start. Returns where
         training continues."""
-        while True:
-            newest = checkpoints.newest_whole(self.stage.folder)
-            source = newest or self.task.start
-            if newest is None and (damaged := checkpoints.damage(source)):
-                raise StageError(f"{source} is damaged ({damaged[0]}); delete its manifest and make it again")
-            state = checkpoints.read_state(source)
-            if state.optimizer:
-                load_learner(self.learner, source, same_layout=state.layout == self.layout.recorded())
-            else:
-                load_weights(self.learner, source)
-            wrong = self._contradiction(state)
-            if not wrong:
-                break
-            if newest is None:
-                raise StageError(f"{source} is not what was saved: {wrong}; delete its manifest and make it again")
-            checkpoints.set_aside(self.stage.folder, newest, f"is not what was saved: {wrong}")
-        self.saved = newest
+        newest, state = load_newest(self.stage.folder, self.task.start, self.learner, self._contradiction)
+        self.saved, self.save_interval = newest, state.next_save_tokens
         self.routing.resume(newest)
         self.spikes.resume(state.usual)
         self.skips.resume(state.position.step, write=self.stage.rank == 0)
         if self.stage.rank == 0:
-            print(f"continuing from {source} at {state.position.tokens} tokens", flush=True)
+            print(f"continuing from {newest or self.task.start} at {state.position.tokens} tokens", flush=True)
         return replace(state.position, samples=self.skips.first_sample(state.position.step, state.position.samples))
-
-    def _refuse_to_lose(self, curve: Path) -> None:
-        """Steps on record that no checkpoint holds were trained since the last save, or checkpoints are gone: say so before
-        training overwrites what is known of them. Those set aside by name are no surprise."""
-        interval, step = self.settings.checkpoint.every_tokens, self.position.step
-        behind = [point for point in read_curve(curve) if point.step > step]
-        recorded = behind[-1].tokens if behind else 0
-        two_steps = 2 * self.batch_sizes.at(recorded)  # a save comes with the step that crosses the interval
-        lost = recorded - self.position.tokens
-        if lost > interval + two_steps and not checkpoints.set_aside_behind(self.stage.folder, step):
-            raise StageError(
-                f"{curve} has {len(behind)} steps behind the newest whole checkpoint (step {step}): {lost} tokens "
-                f"would be trained again, and pretrain.checkpoint.every_tokens={interval} allows for no such loss. Bring the "
-                f"missing checkpoints back to {self.stage.folder / checkpoints.SAVES}; or, if they are gone, move the curve away"
-            )
 
     @cached_property
     def samples(self) -> SampleReader:
         """The corpus, opened when something is computed."""
         return self.task.samples()
 
-    def _contradiction(self, state: checkpoints.State) -> str:
+    def _contradiction(self, state: State) -> str:
         """What the state just loaded measures otherwise than it did when it was saved; nothing where nothing is to train."""
         if state.proof is None or state.position.tokens >= self.task.end_tokens:
             return ""
@@ -170,6 +144,7 @@ class _Run:
 
     def _one_step(self, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
+        self._published(self.saver.poll())
         count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
         after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
         samples = range(before.samples, after.samples)
@@ -201,8 +176,11 @@ class _Run:
             self._validate(held_out, final=False)
         if result.stop and not self._at_end():
             self._save()
+            self._published(self.saver.finish())
             raise Stopped(f"{self.stage.stage}/{self.stage.instance} saved at {after.tokens} tokens, step {after.step}")
-        if _crossed(before.tokens, after.tokens, self.settings.checkpoint.every_tokens) and not self._at_end():
+        every = self.settings.checkpoint.every_tokens
+        due = _crossed(before.tokens, after.tokens, every) if every else result.save
+        if due and not self._at_end():
             self._save()
 
     def _step(self, batches: list[MicroBatch], lr: float, after: Position, *, spikes: bool = True) -> StepResult:
@@ -214,8 +192,8 @@ class _Run:
             return self.spikes.judge(loss, norm) if spikes else ""
 
         self.routing.forget_step()
-        stop, asked = self.stage.stop_requested, self.profiler.asked()
-        return train_step(self.learner, batches, self.task.objective, lr, stop, asked, judge)
+        told = Told(self.stage.stop_requested, self.stage.rank == 0 and self.saver.is_due(), self.profiler.asked())
+        return train_step(self.learner, batches, self.task.objective, lr, told, judge)
 
     def _explained(self, first: StepResult, batches: list[MicroBatch], lr: float, after: Position) -> StepResult:
         """The step's result, or another one where the first was a fault of arithmetic (`diagnosis.py`)."""
@@ -236,6 +214,7 @@ class _Run:
 
     def _roll_back(self, result: StepResult, spiked: Position) -> None:
         """Go back to the newest whole checkpoint, and on with the samples behind those of the spiked step."""
+        self._published(self.saver.finish())
         back = self._resume()
         if self.curve is not None:
             self.curve.close()
@@ -293,29 +272,34 @@ class _Run:
             self.stage.spool.metrics(step, {"replay_loss_difference": loss - before.loss})
 
     def _save(self) -> None:
-        began = time.perf_counter()
+        """Begin a save of the position; it gets its name at a later step, or at `finish`."""
         if self.curve is not None:
             self.curve.secure()
-        folder = checkpoints.save_folder(self.stage.folder, self.position.step)
-        self.learner.settle()
         assert self.last is not None
-        checkpoints.save(
-            folder,
-            self._write,
+        self.learner.settle()
+        proven = asdict(proof.measure(self.learner, self.task.objective, *self.last))
+        state = State(
             self.position,
             self.layout.recorded(),
             optimizer=True,
             usual=self.spikes.state(),
-            proof=asdict(proof.measure(self.learner, self.task.objective, *self.last)),
+            proof=proven,
+            next_save_tokens=self._tokens_to_the_next_save(),
         )
-        checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
-        self.saved = folder
-        self.stage.spool.metrics(self.position.step, {"checkpoint_seconds": time.perf_counter() - began})
+        self._published(self.saver.start(state, self.routing.save if self.stage.rank == 0 else None))
+        self.saved = checkpoints.save_folder(self.stage.folder, self.position.step)
 
-    def _write(self, folder: Path) -> None:
-        save_learner(self.learner, folder)
-        if self.stage.rank == 0:
-            self.routing.save(folder)
+    def _tokens_to_the_next_save(self) -> int:
+        """At most; 0 where the recipe says it, and at the end, since a result must not know how fast it was made."""
+        if self.settings.checkpoint.every_tokens or self._at_end() or not self.seconds_trained:
+            return 0
+        speed = (self.position.tokens - self.tokens_before) / self.seconds_trained
+        return math.ceil(2 * speed * self.saver.interval_seconds)
+
+    def _published(self, costs: Costs | None) -> None:
+        if costs is not None:
+            metrics = {"checkpoint_stall_seconds": costs.stall, "checkpoint_seconds": costs.total}
+            self.stage.spool.metrics(self.position.step, metrics)
 
     def _validate(self, held_out: Mapping[str, HeldOut], *, final: bool) -> None:
         losses = validate(self.learner, held_out)

@@ -19,6 +19,7 @@ from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy, load_sharded_metadata
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -27,6 +28,7 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from megatron.core.transformer.module import Float16Module
 
 from athanor.artifacts.run import StageError
+from athanor.models.language_model import ON_CPU
 from athanor.training.optimizer import Learner
 
 CONTENT = {
@@ -41,12 +43,74 @@ EXTRA_STATE = "_extra_state"
 
 def save_weights(model: Any, folder: Path) -> None:
     """Write the weights alone into the empty `folder`."""
-    _save(_weights_state([model]), folder)
+    snapshot = Snapshot(_weights_state([model]), folder, copy=False)
+    snapshot.write(folder)
+    dist.barrier()
+    snapshot.complete()
 
 
-def save_learner(learner: Learner, folder: Path) -> None:
-    """Write weights, optimizer and random states into the empty `folder`."""
-    _save(_learner_state(learner, is_loading=False, with_random_states=True), folder)
+def snapshot_learner(learner: Learner, folder: Path, *, copy: bool) -> "Snapshot":
+    """Weights, optimizer and random states, on their way into the empty `folder`. With `copy` the learner may change before
+    they are written."""
+    return Snapshot(_learner_state(learner, is_loading=False, with_random_states=True), folder, copy=copy)
+
+
+class Snapshot:
+    """A sharded state in host memory, to be written by `write` on every rank and then made whole by `complete`.
+
+    Megatron would write in a forked process, whose results need a queue in a third one: a manager that costs seconds at the
+    first save, imports the main file anew, and can outlive a kill. A thread needs neither.
+    """
+
+    def __init__(self, state: dict[str, Any], folder: Path, *, copy: bool) -> None:
+        """On all ranks together; plans who writes what."""
+        self.folder = folder
+        self._results: queue.Queue[Any] = queue.Queue()
+        filesystem_async._results_queue = self._results
+        strategy = FullyParallelSaveStrategyWrapper(
+            TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
+            parallel_state.get_data_parallel_group(with_context_parallel=True),
+        )
+        request = dist_checkpointing.save(state, str(folder), strategy, async_sharded_save=True, content_metadata=dict(CONTENT))
+        assert request is not None
+        self._finalize = request.finalize_fns
+        # [(path, name, (bytes, tensors))], one for a thread: with one thread, one file a rank, or none.
+        buckets = request.preload_fn() if request.preload_fn else []
+        self._files = [
+            (name, (data, [(item, _owned(tensor) if copy else tensor) for item, tensor in tensors]))
+            for _, name, (data, tensors) in buckets
+        ]
+        self._transforms = request.async_fn.args[0] if request.async_fn else []
+
+    def write(self, folder: Path) -> list[str]:
+        """Write this rank's files into `folder`, which need not be the one they end in, and bring them to the disk. May be
+        called by another thread. Returns their names; raises OSError."""
+        written = {}
+        for number, (name, content) in enumerate(self._files):
+            results: queue.Queue[Any] = queue.Queue()
+            counted: queue.Queue[Any] = queue.Queue()
+            counted.put(number)
+            bucket = (str(folder / name), name, content)
+            FileSystemWriterAsync.write_preloaded_data(self._transforms, number, bucket, results, counted, use_fsync=True)
+            _, written[number] = results.get()
+            if isinstance(written[number], Exception):
+                raise written[number]
+        if self._files:
+            self._results.put(written)
+        return [name for name, _ in self._files]
+
+    def complete(self) -> None:
+        """Write the index, once all files of all ranks are in the folder; on all ranks together."""
+        for finalize in self._finalize:
+            finalize()
+        if dist.get_rank() == 0:
+            _forget_where_and_when(self.folder / ".metadata")
+        dist.barrier()
+
+
+def _owned(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that nobody else writes to; what came from a GPU is a copy already."""
+    return tensor.clone() if ON_CPU else tensor
 
 
 def load_weights(learner: Learner, folder: Path) -> None:
@@ -114,21 +178,6 @@ def _set_random_states(states: dict[str, Any]) -> None:
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     tensor_parallel.get_cuda_rng_tracker().set_states(states["parallel"])
-
-
-def _save(state: dict[str, Any], folder: Path) -> None:
-    # A save that is not asynchronous puts its results and takes them in this one process. Megatron's default, a queue
-    # in a spawned manager process, costs seconds at the first save, imports the main file anew, and can outlive a kill.
-    filesystem_async._results_queue = queue.Queue()
-    strategy = FullyParallelSaveStrategyWrapper(
-        TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
-        parallel_state.get_data_parallel_group(with_context_parallel=True),
-    )
-    dist_checkpointing.save(state, str(folder), strategy, content_metadata=dict(CONTENT))
-    dist.barrier()
-    if dist.get_rank() == 0:
-        _forget_where_and_when(folder / ".metadata")
-    dist.barrier()
 
 
 def _forget_where_and_when(path: Path) -> None:

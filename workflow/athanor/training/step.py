@@ -37,6 +37,15 @@ class Own:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a rank wants all ranks to know; it goes with the step's sums."""
+
+    stop: bool = False  # it was asked to stop
+    save: bool = False  # it is time for a save
+    profile: int = 0  # steps to trace from the next one on
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What all ranks know after a step."""
 
@@ -44,6 +53,7 @@ class StepResult:
     grad_norm: float  # before clipping
     aux_loss: float  # load balancing, mean over layers and sequences: 1 when perfectly even
     stop: bool  # some rank was asked to stop
+    save: bool  # some rank wants a save
     unexpected: str  # what is not as usual, in words: then the step left the weights as they were
     profiled: int  # steps to trace from the next one on
     own: Own
@@ -54,21 +64,19 @@ def train_step(
     batches: Sequence[MicroBatch],
     objective: Objective,
     lr: float,
-    stop: bool,
-    asked: int,
+    told: Told,
     judge: Callable[[float, float], str],
 ) -> StepResult:
     """Update the weights on this rank's micro-batches, unless loss or gradient norm are unexpected on all ranks together.
 
-    `stop` and `asked` are what this rank wants all to know: that it was asked to stop, and for how many profiled steps.
     `judge` says what is unexpected of a finite loss and norm, in words, or nothing. What is not finite always is.
     """
     learner.zero_gradients()
     clear_aux_losses_tracker()
     sums = run_micro_batches(learner, batches, objective, forward_only=False)
     aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
-    told = [sums[0], sums[1], float(stop), float(asked), aux]
-    loss_sum, tokens, stops, profiled, aux_sum = _sum_over_ranks(told, learner.layout.device)
+    mine = [sums[0], sums[1], aux, float(told.stop), float(told.save), float(told.profile)]
+    loss_sum, tokens, aux_sum, stops, saves, profiled = _sum_over_ranks(mine, learner.layout.device)
     loss, norm = loss_sum / tokens, math.nan
     unexpected = "" if math.isfinite(loss) else f"loss {loss}"
 
@@ -81,7 +89,7 @@ def train_step(
         norm = learner.update(lr, accept)
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
     own = Own(sums[0], learner.gradient_before_reduction)
-    return StepResult(loss, norm, aux_sum / routed, stops > 0, unexpected, int(profiled), own)
+    return StepResult(loss, norm, aux_sum / routed, stops > 0, saves > 0, unexpected, int(profiled), own)
 
 
 def run_micro_batches(
