@@ -1,5 +1,6 @@
 """`athanor status`: the journal's records and the heartbeats, on one screen."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -46,6 +47,16 @@ def test_running_stage_says_its_job_nodes_attempt_progress_and_last_beat(
     assert code == 0
     assert out.splitlines()[0] == "campaign base: 0 of 18 stages done, 17 waiting, 1 running"
     assert "slurm job 4711" in " ".join(out.split())
+
+
+def test_running_stage_names_the_ranks_that_make_others_wait(furnace: Furnace, campaign: Campaign, run_cli: RunCli) -> None:
+    submit(furnace, campaign, "fetch/prose")
+    seconds = [{"rank": r, "node": f"node{r // 8}", "data_rank": r, "compute": 1.0, "data": 0.1} for r in range(32)]
+    seconds[9]["compute"], seconds[12]["compute"], seconds[31]["data"] = 2.0, 1.5, 0.2  # the last is within what is noise
+    told = {"schema_version": 1, "step": 10, "time": 0.0, "seconds": seconds}
+    (campaign.store.folder(campaign.lifecycle["fetch/prose"]) / "ranks.json").write_text(json.dumps(told))
+    _, out, _ = run_cli("status")
+    assert "slow in fetch/prose: ranks 9, 12 on node1 2.1 s a step (median rank 1.1 s)" in " ".join(out.split())
 
 
 def test_queued_stage_waits_since_its_submission(furnace: Furnace, campaign: Campaign) -> None:

@@ -216,6 +216,7 @@ SITE = {
     "tracking_uri": "https://mlflow.example",
     "download_cache": "/project/x/downloads",
     "ranks_per_node": 4,
+    "peak_tflops": 989.4,
     "heartbeat_seconds": "3s",
     "hang_minutes": "1h",
     "notify": "true",

@@ -118,6 +118,15 @@ class Broken(NextToken):
         return (first, *rest) if isinstance(output, tuple) else first
 
 
+class Slow(NextToken):
+    """Next-token loss on a machine that takes its time."""
+
+    def forward(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """As the model's own, later."""
+        time.sleep(0.2)
+        return super().forward(model, batch)
+
+
 class Counted:
     """Samples that know which step is being computed: that of the newest sample that was read."""
 

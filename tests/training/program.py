@@ -10,6 +10,7 @@ from pathlib import Path
 
 from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
 from athanor.recipe.schema import Recipe
+from athanor.recipe.site import Site
 from athanor.tracking.spool import NullSpool, Spool
 
 EVERYWHERE = -1
@@ -45,6 +46,9 @@ class Job:
     uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
     slow_writes_from: int = 0  # saves of this step on are written until the test deletes `writing-RANK`
     failing_writes_from: int = 0  # saves of this step on find no room on the last rank
+    domains: bool = False  # losses are told by domain: `even` and `odd` numbers of samples
+    slow_rank: int | None = None  # waits for 0.2 s in each of its steps
+    peak_tflops: float = 0.0  # the site's
     note_samples: bool = False  # write the numbers of the samples that are read into `samples-RANK.txt`
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
@@ -65,6 +69,7 @@ def main(path: str) -> int:
         rank,
         int(os.environ.get("WORLD_SIZE", "1")),
         roll_back=job.roll_back,
+        site=Site(peak_tflops=job.peak_tflops),
         spool=spool,
     )
     stage.listen_for_stop()
@@ -95,6 +100,7 @@ def _run(job: Job, stage: StageRun) -> object:
         Interrupted,
         Noted,
         Poisoned,
+        Slow,
         fail_writes,
         fill_disk,
         hold_writes,
@@ -119,4 +125,7 @@ def _run(job: Job, stage: StageRun) -> object:
         samples = Interrupted(samples, stage, job.pause_at_step, count)
     counted = Counted(Poisoned(samples, job.poisoned, job.poison), count)
     objective = {"objective": Broken(stage, job.flip, job.poison, counted)} if job.flip or job.poison else {}
-    return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: counted, held_out, **objective))
+    if job.slow_rank is not None and stage.rank == job.slow_rank:
+        objective = {"objective": Slow()}
+    domains = {"domains": ("odd", "even"), "domain": lambda _, index: ("even", "odd")[index % 2]} if job.domains else {}
+    return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: counted, held_out, **objective, **domains))

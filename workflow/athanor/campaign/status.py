@@ -13,6 +13,7 @@ from rich.text import Text
 
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, failures_of, latest_attempt, progress_of, state_of
+from athanor.campaign.stragglers import in_words, stragglers
 from athanor.campaign.watch import describe, duration
 from athanor.recipe.lifecycle import SHUFFLED, Artifact
 from snakemake_executor_plugin_submitit.journal import Attempt
@@ -54,7 +55,15 @@ def render(campaign: Campaign) -> Group:
     told = ", ".join(f"{counts[state]} {state}" for state in State if counts[state] and state is not State.DONE)
     head = f"campaign {campaign.name}: {counts[State.DONE]} of {len(states)} stages done" + (f", {told}" if told else "")
     rows = [row_of(campaign, artifact, state) for artifact, state in states.items() if state in SHOWN]
-    return Group(Text(head), *_next_milestone(campaign, states), *([_table(rows)] if rows else []), *_next_step(rows, counts))
+    table = [_table(rows)] if rows else []
+    return Group(Text(head), *_next_milestone(campaign, states), *table, *_slow(campaign, states), *_next_step(rows, counts))
+
+
+def _slow(campaign: Campaign, states: Mapping[Artifact, State]) -> list[Text]:
+    """A line for every running stage some of whose ranks make the others wait."""
+    running = [artifact for artifact, state in states.items() if state is State.RUNNING]
+    found = {artifact.name: stragglers(campaign.store.folder(artifact)) for artifact in running}
+    return [Text(in_words(name, slow)) for name, slow in found.items() if slow]
 
 
 def _next_milestone(campaign: Campaign, states: Mapping[Artifact, State]) -> list[Text]:

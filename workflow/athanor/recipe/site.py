@@ -43,6 +43,11 @@ class Site:
     tracking_uri: str = key("", "MLflow tracking URI; empty is a sqlite database in the store")
     download_cache: str = key("", "folder of downloaded packages; empty is STORE/downloads")
     ranks_per_node: int = key(8, "training ranks a node", low=1, high=256)
+    peak_tflops: float = key(
+        0.0,
+        "of one rank's device in the recipe's precision, which MFU is measured against; 0 takes the data sheet of known GPUs",
+        low=0,
+    )
     heartbeat_seconds: int = key(10, "seconds between two progress marks of a stage", unit=Unit.SECONDS, low=1)
     hang_minutes: int = key(
         30, "silence of a training stage that is a hang: stacks saved, job restarted; 0 never", unit=Unit.MINUTES, low=0

@@ -27,6 +27,8 @@ def run(stage: StageRun) -> Outcome:
         end_tokens=p.token_budget if shuffled else parse_quantity(stage.instance, Unit.TOKENS),
         samples=lambda: Mixture(training_shards(folders), p.mixture, p.sequence_length, recipe.seed, order),
         held_out=lambda: _held_out(recipe, held_out_shards(folders)),
+        domains=tuple({recipe.data.sources[name].domain: None for name in p.mixture}),
+        domain=lambda samples, index: recipe.data.sources[samples.where(index).source].domain,
     )
     outcome = train(stage, recipe, task)
     described = {"tokens": outcome.counters["tokens"], "token_order": order.value}

@@ -23,6 +23,7 @@ class Sampler:
 
         self._spool, self._folder, self._every = spool, folder, every_seconds
         self._process = psutil.Process()
+        self._network, self._disks = psutil.net_io_counters(), psutil.disk_io_counters()
         self._gpus_known = shutil.which("nvidia-smi") is not None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
@@ -37,7 +38,8 @@ class Sampler:
         self._thread.join()
 
     def sample(self) -> dict[str, float]:
-        """Processor and memory of the node and of this process, the store's disk, and every GPU of the node."""
+        """Processor and memory of the node and of this process, the store's disk, every GPU of the node, and what its network
+        and disks have moved since the stage began."""
         import psutil
 
         memory, disk = psutil.virtual_memory(), shutil.disk_usage(self._folder)
@@ -49,8 +51,23 @@ class Sampler:
             "process_memory_megabytes": self._process.memory_info().rss / MEGABYTE,
             "disk_usage_percentage": 100 * disk.used / disk.total,
             "disk_available_megabytes": disk.free / MEGABYTE,
+            **self._moved(),
             **(self._gpus() if self._gpus_known else {}),
         }
+
+    def _moved(self) -> dict[str, float]:
+        """Megabytes; nothing of what the kernel does not count, as of disks in some containers."""
+        import psutil
+
+        network, disks = psutil.net_io_counters(), psutil.disk_io_counters()
+        found = {}
+        if network and self._network:
+            found["network_receive_megabytes"] = (network.bytes_recv - self._network.bytes_recv) / MEGABYTE
+            found["network_transmit_megabytes"] = (network.bytes_sent - self._network.bytes_sent) / MEGABYTE
+        if disks and self._disks:
+            found["disk_read_megabytes"] = (disks.read_bytes - self._disks.read_bytes) / MEGABYTE
+            found["disk_write_megabytes"] = (disks.write_bytes - self._disks.write_bytes) / MEGABYTE
+        return found
 
     def _run(self) -> None:
         while not self._ending.wait(self._every):

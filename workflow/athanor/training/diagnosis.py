@@ -159,8 +159,8 @@ class Diagnosis:
         learner = self._learner
         with _born(learner.chunks) as born, learner.unreduced():
             learner.zero_gradients()
-            loss, _ = run_micro_batches(learner, batches, self._objective, forward_only=False)
-            own = Own(loss, learner.own_gradient())
+            sums = run_micro_batches(learner, batches, self._objective, forward_only=False)
+            own = Own(sums.loss, learner.own_gradient())
             learner.zero_gradients()
         return self._gather(own, *(born[0] if born else ()))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.freezing import FreezeError, freeze
@@ -24,6 +25,7 @@ from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.curve import CURVE, Curve, Point
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
 from athanor.training.layout import Layout, process_groups
+from athanor.training.monitor import Monitor
 from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
@@ -34,6 +36,7 @@ from athanor.training.saving import Costs, Saver
 from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
 from athanor.training.step import StepResult, Told, train_step
+from athanor.training.stopwatch import Part
 from athanor.training.validation import VALIDATION, HeldOut, validate, write_validation
 
 REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
@@ -48,6 +51,8 @@ class Task:
     samples: Callable[[], SampleReader]
     held_out: Callable[[], Mapping[str, HeldOut]]
     objective: Objective = field(default_factory=NextToken)
+    domains: tuple[str, ...] = ()  # under which losses are reported while training
+    domain: Callable[[Any, int], str] | None = None  # one of them, of a sample of what `samples` gave
 
 
 def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
@@ -77,6 +82,10 @@ class _Run:
         shape, span = (recipe.model.num_layers, recipe.model.num_experts), (self.first.tokens, task.end_tokens)
         self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
         self.noise = NoiseScale(learner)
+        peak = stage.site.peak_tflops if stage.site else 0.0
+        self.monitor = Monitor(stage.folder, learner, recipe, peak, task.domains)
+        if stage.rank == 0 and self.monitor.peak is not None:
+            print(f"MFU against {self.monitor.peak.name}", flush=True)
         self.profiler = Profiler(stage.folder, stage.rank)
         self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
         self.saver = Saver(stage.folder, learner, self.settings.checkpoint)
@@ -144,11 +153,13 @@ class _Run:
 
     def _one_step(self, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
-        self._published(self.saver.poll())
+        with self.learner.clock.part(Part.CHECKPOINT):
+            self._published(self.saver.poll())
         count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
         after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
         samples = range(before.samples, after.samples)
-        batches = self._read(samples)
+        with self.learner.clock.part(Part.DATA):
+            batches = self._read(samples)
         self.last = batches, samples
         lr = self.rate(after.tokens)
         if (every := self.settings.noise_scale_every_steps) and after.step % every == 0:
@@ -169,9 +180,9 @@ class _Run:
         else:
             self.spikes.learn(result.loss, result.grad_norm)
         self.routing.fold(after.tokens)
-        seconds = time.perf_counter() - began
-        self.seconds_trained += seconds
-        self._record(result, lr, seconds, (after.tokens - before.tokens) / seconds)
+        self.seconds_trained += time.perf_counter() - began
+        self.monitor.step_done(after.tokens - before.tokens, self._domains(samples), result.rows)
+        self._record(result, lr)
         if _crossed(before.tokens, after.tokens, self.settings.validate_every_tokens) and not self._at_end():
             self._validate(held_out, final=False)
         if result.stop and not self._at_end():
@@ -181,7 +192,8 @@ class _Run:
         every = self.settings.checkpoint.every_tokens
         due = _crossed(before.tokens, after.tokens, every) if every else result.save
         if due and not self._at_end():
-            self._save()
+            with self.learner.clock.part(Part.CHECKPOINT):
+                self._save()
 
     def _step(self, batches: list[MicroBatch], lr: float, after: Position, *, spikes: bool = True) -> StepResult:
         """Compute the step that leads to `after`, and update; not what is unexpected, spikes among it where they count."""
@@ -233,30 +245,29 @@ class _Run:
     def _at_end(self) -> bool:
         return self.position.tokens >= self.task.end_tokens
 
+    def _domains(self, samples: range) -> list[str]:
+        """Of this rank's, in the order of its micro-batches; none where nobody knows."""
+        domain, size = self.task.domain, self.settings.parallel.micro_batch_size
+        if domain is None:
+            return []
+        mine = micro_batches_of(samples, size, self.layout.data_rank, self.layout.data_ranks)
+        return [domain(self.samples, index) for batch in mine for index in batch]
+
     def _read(self, samples: range, shift: int = 0) -> list[MicroBatch]:
         """This rank's micro-batches of `samples`, or those of the data rank `shift` places on."""
         size, ranks = self.settings.parallel.micro_batch_size, self.layout.data_ranks
         mine = micro_batches_of(samples, size, (self.layout.data_rank + shift) % ranks, ranks)
         return [next_token_batch([self.samples.sample(i) for i in batch], size, self.layout) for batch in mine]
 
-    def _record(self, result: StepResult, lr: float, seconds: float, speed: float) -> None:
+    def _record(self, result: StepResult, lr: float) -> None:
         step, tokens = self.position.step, self.position.tokens
         self.stage.progress(tokens, self.task.end_tokens, "tokens")
-        if self.curve is None:
-            return
-        self._compare_with_before(step, result.loss)
-        self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
+        if self.curve is not None:
+            self._compare_with_before(step, result.loss)
+            self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
         if step % self.settings.log_every_steps == 0 or self._at_end():
-            routing = self.routing.take()
             values = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "aux_loss": result.aux_loss}
-            speeds = {"tokens": tokens, "tokens_per_second": speed, "step_seconds": seconds}
-            experts = {
-                "expert_load_max_over_mean": routing.load_max_over_mean,
-                "dead_experts": routing.dead_experts,
-                "router_entropy": routing.entropy,
-                "dropped_assignments": routing.dropped,
-            }
-            self.stage.spool.metrics(step, {**values, **speeds, **experts})
+            self.stage.spool.metrics(step, {"tokens": tokens, **values, **self.routing.take(), **self.monitor.take(step)})
 
     def _compare_with_before(self, step: int, loss: float) -> None:
         """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
@@ -273,6 +284,7 @@ class _Run:
 
     def _save(self) -> None:
         """Begin a save of the position; it gets its name at a later step, or at `finish`."""
+        began = time.monotonic()
         if self.curve is not None:
             self.curve.secure()
         assert self.last is not None
@@ -286,7 +298,8 @@ class _Run:
             proof=proven,
             next_save_tokens=self._tokens_to_the_next_save(),
         )
-        self._published(self.saver.start(state, self.routing.save if self.stage.rank == 0 else None))
+        more = self.routing.save if self.stage.rank == 0 else None
+        self._published(self.saver.start(state, more, began))
         self.saved = checkpoints.save_folder(self.stage.folder, self.position.step)
 
     def _tokens_to_the_next_save(self) -> int:

@@ -18,6 +18,10 @@ class Objective(Protocol):
         """The summed loss in nats, and the number of tokens it sums over (0-dimensional, integer)."""
         ...
 
+    def by_sample(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        """[batch, 2], float64: what each sample has in both sums."""
+        ...
+
 
 class NextToken:
     """Cross-entropy of every next token."""
@@ -30,3 +34,8 @@ class NextToken:
     def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum over the tokens that `loss_mask` keeps, in float64: in float32 it would be off by 1e-4 nats already."""
         return (output.float() * batch.loss_mask).sum(dtype=torch.float64), batch.loss_mask.sum().int()
+
+    def by_sample(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        """Sums over the same tokens."""
+        losses = (output.float() * batch.loss_mask).sum(dim=1, dtype=torch.float64)
+        return torch.stack([losses, batch.loss_mask.sum(dim=1, dtype=torch.float64)], dim=1)

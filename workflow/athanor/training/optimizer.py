@@ -13,6 +13,7 @@ from megatron.core.utils import get_model_config
 
 from athanor.recipe import schema
 from athanor.training.layout import Layout
+from athanor.training.stopwatch import Part, Stopwatch
 
 
 class _RefusedError(Exception):
@@ -27,6 +28,7 @@ class Learner:
     optimizer: ChainedOptimizer
     weight_decay: float
     layout: Layout
+    clock: Stopwatch
     gradient_before_reduction: float = math.nan  # `own_gradient` of the last step's run; nan with `overlap`
 
     @property
@@ -137,12 +139,13 @@ def build_learner(model: Sequence[Any], settings: schema.Optimizer, layout: Layo
         use_gloo_process_groups=False,  # only checkpoints gathered to one rank need them; ours are sharded
     )
     config.grad_scale_func = optimizer.scale_loss
-    learner = Learner(chunks, optimizer, settings.weight_decay, layout)
+    learner = Learner(chunks, optimizer, settings.weight_decay, layout, Stopwatch(layout.device))
 
     def finalize(*arguments: Any, **keys: Any) -> None:
         # With overlap the buffers are being reduced already.
         learner.gradient_before_reduction = math.nan if overlap else learner.own_gradient()
-        finalize_model_grads(*arguments, **keys)
+        with learner.clock.part(Part.COMMUNICATION):
+            finalize_model_grads(*arguments, **keys)
 
     config.finalize_model_grads_func = finalize
     return learner

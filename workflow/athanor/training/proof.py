@@ -49,7 +49,7 @@ def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch
             for number, name in enumerate(MOMENTS):
                 squares[number] += float(state[name].double().square().sum())
         updates = max([updates, *(int(group.get("step", 0)) for group in member.optimizer.param_groups)])
-    sums = torch.tensor([*mine, *squares], dtype=torch.float64, device=learner.layout.device)
+    sums = torch.tensor([mine.loss, mine.tokens, *squares], dtype=torch.float64, device=learner.layout.device)
     dist.all_reduce(sums)
     loss, tokens, *norms = sums.tolist()
     sizes = {**learner.layout.recorded(), "micro_batch": learner.layout.parallel.micro_batch_size}

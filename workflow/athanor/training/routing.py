@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,6 @@ from numpy.typing import NDArray
 
 EXPERT_LOAD = "expert_load.npy"
 BINS = 64  # of a milestone's tokens: what a picture shows side by side
-
-
-@dataclass(frozen=True)
-class Routing:
-    """What happened since the last look; of the least even layer where layers differ."""
-
-    load_max_over_mean: float  # busiest expert's tokens over the mean
-    dead_experts: int  # that got no token, in all layers
-    entropy: float  # of the router's probabilities, nats, mean over tokens and layers; ln(experts) is undecided
-    dropped: float  # token-to-expert assignments that capacity cut off
 
 
 class RoutingWatch:
@@ -73,18 +62,20 @@ class RoutingWatch:
         """A step begins, perhaps once more: what it did before does not count."""
         self._pending.zero_()
 
-    def take(self) -> Routing:
-        """What was folded since the last look."""
-        uneven = self._seen.max(axis=1) / np.maximum(1, self._seen.mean(axis=1))
-        routing = Routing(
-            load_max_over_mean=float(uneven.max()),
-            dead_experts=int((self._seen == 0).sum()),
-            entropy=self._entropy / max(1.0, self._tokens),
-            dropped=self._tokens * self._per_token - float(self._seen.sum()),
-        )
+    def take(self) -> dict[str, float]:
+        """Metrics of what was folded since the last look."""
+        metrics = {
+            # Busiest expert's tokens over the mean, of the least even layer.
+            "expert_load_max_over_mean": float((self._seen.max(axis=1) / np.maximum(1, self._seen.mean(axis=1))).max()),
+            "dead_experts": float((self._seen == 0).sum()),  # that got no token, in all layers
+            # Of the router's probabilities, nats, mean over tokens and layers; ln(experts) is undecided.
+            "router_entropy": self._entropy / max(1.0, self._tokens),
+            # Token-to-expert assignments that capacity cut off.
+            "dropped_assignments": self._tokens * self._per_token - float(self._seen.sum()),
+        }
         self._seen[:] = 0
         self._entropy, self._tokens = 0.0, 0.0
-        return routing
+        return metrics
 
     def save(self, folder: Path) -> None:
         """Into a checkpoint (one rank)."""

@@ -62,14 +62,15 @@ class Saver:
             return 0.0
         return young_interval(statistics.median(self._stalls), self._settings.node_hours_between_failures, self._nodes)
 
-    def start(self, state: State, write_more: Callable[[Path], None] | None) -> Costs | None:
-        """Begin a save of `state`, whose files are yet to be. `write_more` adds small files on this rank.
+    def start(self, state: State, write_more: Callable[[Path], None] | None, began: float) -> Costs | None:
+        """Begin a save of `state`, whose files are yet to be. `write_more` adds small files on this rank; training has stood
+        still since `began` (time.monotonic).
 
         One that is under way is finished first. Returns the costs of what was published. Raises StageError where the disk
         has no room.
         """
         published = self.finish()
-        self._last = began = time.monotonic()
+        self._last = time.monotonic()
         folder = checkpoints.save_folder(self._folder, state.position.step)
         beside = checkpoints.begin(folder)
         snapshot = snapshot_learner(self._learner, beside, copy=self._settings.asynchronous)

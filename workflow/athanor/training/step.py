@@ -13,6 +13,7 @@ from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, ge
 from athanor.training.batches import MicroBatch
 from athanor.training.objective import Objective
 from athanor.training.optimizer import Learner
+from athanor.training.stopwatch import Part
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ class StepResult:
     unexpected: str  # what is not as usual, in words: then the step left the weights as they were
     profiled: int  # steps to trace from the next one on
     own: Own
+    rows: torch.Tensor | None  # of this rank, as in `Sums`
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a rank's micro-batches came to."""
+
+    loss: float  # nats; 0 on all pipeline stages but the last, as are the tokens
+    tokens: float
+    rows: torch.Tensor | None  # [samples, 2], float64: loss and tokens of each; None on all pipeline stages but the last
 
 
 def train_step(
@@ -73,9 +84,10 @@ def train_step(
     """
     learner.zero_gradients()
     clear_aux_losses_tracker()
-    sums = run_micro_batches(learner, batches, objective, forward_only=False)
+    with learner.clock.part(Part.COMPUTE):
+        sums = run_micro_batches(learner, batches, objective, forward_only=False)
     aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
-    mine = [sums[0], sums[1], aux, float(told.stop), float(told.save), float(told.profile)]
+    mine = [sums.loss, sums.tokens, aux, float(told.stop), float(told.save), float(told.profile)]
     loss_sum, tokens, aux_sum, stops, saves, profiled = _sum_over_ranks(mine, learner.layout.device)
     loss, norm = loss_sum / tokens, math.nan
     unexpected = "" if math.isfinite(loss) else f"loss {loss}"
@@ -86,23 +98,23 @@ def train_step(
         return not unexpected
 
     if not unexpected:
-        norm = learner.update(lr, accept)
+        with learner.clock.part(Part.OPTIMIZER):
+            norm = learner.update(lr, accept)
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
-    own = Own(sums[0], learner.gradient_before_reduction)
-    return StepResult(loss, norm, aux_sum / routed, stops > 0, saves > 0, unexpected, int(profiled), own)
+    own = Own(sums.loss, learner.gradient_before_reduction)
+    return StepResult(loss, norm, aux_sum / routed, stops > 0, saves > 0, unexpected, int(profiled), own, sums.rows)
 
 
-def run_micro_batches(
-    learner: Learner, batches: Sequence[MicroBatch], objective: Objective, *, forward_only: bool
-) -> tuple[float, float]:
-    """This rank's summed loss and its tokens; (0, 0) on all pipeline stages but the last."""
+def run_micro_batches(learner: Learner, batches: Sequence[MicroBatch], objective: Objective, *, forward_only: bool) -> Sums:
+    """One pass over this rank's micro-batches; gradients add up unless `forward_only`."""
 
     def forward(batch: Iterator[MicroBatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
         this = next(batch)
 
         def reduce(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
             total, count = objective.loss(output, this)
-            return total.float(), count, {"sums": torch.stack([total.detach().double(), count.double()])}
+            sums = torch.stack([total.detach().double(), count.double()])
+            return total.float(), count, {"sums": sums, "rows": objective.by_sample(output.detach(), this)}
 
         return objective.forward(model, this), reduce
 
@@ -117,9 +129,9 @@ def run_micro_batches(
         forward_only=forward_only,
     )
     if not reports:  # not the last pipeline stage
-        return 0.0, 0.0
+        return Sums(0.0, 0.0, None)
     total, tokens = torch.stack([report["sums"] for report in reports]).sum(dim=0).tolist()
-    return total, tokens
+    return Sums(total, tokens, torch.cat([report["rows"] for report in reports]))
 
 
 def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

@@ -68,9 +68,8 @@ def _domain_loss(learner: Learner, held_out: HeldOut) -> DomainLoss:
         mine = windows[begin : begin + rows]
         filled = np.concatenate([mine, np.repeat(windows[:1], rows - len(mine), axis=0)])
         batches.append(next_token_batch(list(filled), len(mine), layout))
-    sums = torch.tensor(
-        run_micro_batches(learner, batches, NextToken(), forward_only=True), dtype=torch.float64, device=layout.device
-    )
+    found = run_micro_batches(learner, batches, NextToken(), forward_only=True)
+    sums = torch.tensor([found.loss, found.tokens], dtype=torch.float64, device=layout.device)
     dist.all_reduce(sums)
     nats = float(sums[0] / sums[1])
     tokens = windows[:, 1:].size

@@ -1,0 +1,103 @@
+"""What a user watches training by: rates, the parts of a step, memory, losses by domain, and ranks that are slow.
+
+Everything is measured on each rank and brought together at the steps that are logged, by one reduction and one gather.
+"""
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from athanor.artifacts.files import write_json
+from athanor.recipe.schema import Recipe
+from athanor.training.optimizer import Learner
+from athanor.training.stopwatch import Part
+from athanor.training.utilisation import flops_per_token, known_peak
+
+RANKS = "ranks.json"
+
+
+@dataclass(frozen=True)
+class _Rank:
+    """What a rank says of itself once."""
+
+    node: str
+    data_rank: int
+
+
+class Monitor:
+    """Of one attempt. Its methods are called by all ranks together."""
+
+    def __init__(self, folder: Path, learner: Learner, recipe: Recipe, peak_tflops: float, domains: Sequence[str]) -> None:
+        """`domains`: all that a sample may be of, the same on all ranks; none where nobody knows a sample's."""
+        self._folder, self._learner = folder, learner
+        self._flops = flops_per_token(recipe.model, recipe.pretrain.sequence_length)
+        self.peak = known_peak(recipe.pretrain.precision, peak_tflops)
+        self._domains = {domain: number for number, domain in enumerate(sorted(domains))}
+        self._losses = torch.zeros(len(domains), 2, dtype=torch.float64, device=learner.layout.device)
+        self._steps, self._tokens, self._since = 0, 0, time.perf_counter()
+        everyone: list[_Rank] = [_Rank("", 0)] * dist.get_world_size()
+        mine = _Rank(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), learner.layout.data_rank)
+        dist.all_gather_object(everyone, mine)
+        self._ranks = everyone
+
+    def step_done(self, tokens: int, samples: Sequence[str], losses: torch.Tensor | None) -> None:
+        """A step of so many tokens over all ranks. `samples` are the domains of this rank's rows, `losses` [rows, 2] their
+        summed loss and tokens; None on all pipeline stages but the last."""
+        self._steps += 1
+        self._tokens += tokens
+        if losses is not None and samples:
+            rows = torch.tensor([self._domains[domain] for domain in samples], device=losses.device)
+            self._losses.index_add_(0, rows, losses)
+
+    def take(self, step: int) -> dict[str, float]:
+        """Metrics since the last look; rank 0 also leaves `ranks.json`."""
+        now = time.perf_counter()
+        seconds, steps, tokens = now - self._since, max(1, self._steps), self._tokens
+        parts = {part: spent / steps for part, spent in self._learner.clock.take().items()}
+        mine = torch.tensor([parts[Part.COMPUTE], parts[Part.DATA], _memory_bytes()], dtype=torch.float64)
+        ranks = self._gather(mine.to(self._losses.device))
+        if dist.get_rank() == 0:
+            self._leave(step, ranks)
+        dist.all_reduce(self._losses)
+        by_domain = {d: self._losses[n].tolist() for d, n in self._domains.items()}
+        self._losses.zero_()
+        self._steps, self._tokens, self._since = 0, 0, now
+        speed = tokens / seconds
+        metrics = {
+            "tokens_per_second": speed,
+            "step_seconds": seconds / steps,
+            "tokens_per_second_per_rank": speed / len(self._ranks),
+            "memory_megabytes": max(row[2] for row in ranks) / 1e6,
+            **{f"step_seconds/{part.value}": spent for part, spent in parts.items()},
+            "step_seconds/other": max(0.0, seconds / steps - sum(parts.values())),
+            **{f"loss/{domain}": loss / count for domain, (loss, count) in by_domain.items() if count},
+        }
+        if self.peak is not None:
+            metrics["mfu"] = speed * self._flops / (len(self._ranks) * self.peak.flops_per_second)
+        return metrics
+
+    def _gather(self, mine: torch.Tensor) -> list[list[float]]:
+        everyone = [torch.empty_like(mine) for _ in self._ranks]
+        dist.all_gather(everyone, mine)
+        return [row.tolist() for row in everyone]
+
+    def _leave(self, step: int, ranks: list[list[float]]) -> None:
+        rows = [
+            {"rank": number, "node": rank.node, "data_rank": rank.data_rank, "compute": compute, "data": data}
+            for number, (rank, (compute, data, _)) in enumerate(zip(self._ranks, ranks, strict=True))
+        ]
+        write_json(self._folder / RANKS, {"schema_version": 1, "step": step, "time": time.time(), "seconds": rows})
+
+
+def _memory_bytes() -> float:
+    """The most that this rank has taken: of its GPU, or of the machine's memory."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
