@@ -46,7 +46,7 @@ def _sampled_layouts() -> list[Parallel]:
 
 
 @contextmanager
-def _as_rank(rank: int, parallel: Parallel) -> Iterator[None]:
+def as_rank(rank: int, parallel: Parallel) -> Iterator[None]:
     """This process as one of many ranks, none of which is there: collectives do nothing."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=parallel.ranks)
     try:
@@ -68,7 +68,7 @@ class Stage:
 
 def _stage(rank: int, parallel: Parallel) -> Stage:
     stage = Stage([], 0)
-    with _as_rank(rank, parallel), torch.device("meta"):
+    with as_rank(rank, parallel), torch.device("meta"):
         for chunk in build_language_model(RECIPE.model, parallel, Precision.BF16):
             stage.layers += [layer.layer_number for layer in chunk.module.decoder.layers]
             for name, weight in chunk.named_parameters():
