@@ -2,21 +2,16 @@
 allocated, as ranks of a world that is not there."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state, tensor_parallel
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from athanor.models.language_model import build_language_model
 from athanor.recipe.layouts import expert_tensor_ranks, illegal_batches, illegal_layout
 from athanor.recipe.loading import read_recipe
 from athanor.recipe.schema import Parallel, Precision, Recipe
-from athanor.training.layout import form_groups
+from tests.models.absent_world import as_rank
 
 PUBLISHED_PARAMETERS = 235e9  # Qwen3-235B-A22B, the language model of Intern-S1
 RECIPE: Recipe = read_recipe("intern-s1").recipe
@@ -43,19 +38,6 @@ def _sampled_layouts() -> list[Parallel]:
         if not [*illegal_layout(candidate), *illegal_batches(candidate)] and parallel not in found:
             found.append(parallel)
     return found
-
-
-@contextmanager
-def as_rank(rank: int, parallel: Parallel) -> Iterator[None]:
-    """This process as one of many ranks, none of which is there: collectives do nothing."""
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=parallel.ranks)
-    try:
-        form_groups(parallel)
-        tensor_parallel.model_parallel_cuda_manual_seed(1, force_reset_rng=True)
-        yield
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
 
 
 @dataclass

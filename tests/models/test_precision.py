@@ -20,7 +20,7 @@ from athanor.models.precision import (
 )
 from athanor.recipe.schema import Dispatch, Model, Parallel, Precision
 from athanor.training.layout import process_groups
-from tests.models.test_intern_s1 import as_rank
+from tests.models.absent_world import as_rank
 
 SHAPE = Model(
     num_layers=8, hidden_size=32, num_attention_heads=4, num_query_groups=2, head_dim=8, num_experts=4,
