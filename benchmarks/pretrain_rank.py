@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from athanor.artifacts.run import StageRun
-from athanor.recipe.schema import Recipe
+from athanor.models.fp8_emulated import BlockScaling
+from athanor.models.precision import EMULATED
+from athanor.recipe.schema import Precision, Recipe
 from athanor.tracking.spool import NullSpool
 
 INITIALIZE, OURS = "initialize", "ours"  # other kinds name the peer's experts implementation
@@ -22,18 +24,6 @@ INITIALIZE, OURS = "initialize", "ours"  # other kinds name the peer's experts i
 
 class Enough(Exception):
     """All steps are measured; the checkpoint at the end is no part of them, and of a large model it takes minutes."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What all ranks of one run are told; `weights` is the folder of the initialize run."""
-
-    kind: str
-    recipe: Recipe
-    folder: Path
-    weights: Path
-    steps: int
-    seed: int
 
 
 @dataclass
@@ -84,6 +74,37 @@ class MarkovSamples:
         return {"input_ids": row[:-1], "labels": row[1:], "shift_labels": row[1:]}
 
 
+class PairSamples(MarkovSamples):
+    """The same over the first TOKENS of the vocabulary, but a token's successors depend on the one before it, too: attention
+    and the experts have to learn them, since an embedding cannot."""
+
+    TOKENS = 12
+
+    def __init__(self, vocabulary: int, length: int, samples: int, seed: int) -> None:
+        random, vocabulary = np.random.default_rng(seed), min(vocabulary, self.TOKENS)
+        successors = random.integers(vocabulary, size=(vocabulary, vocabulary, 8))
+        likely = 0.5 ** np.arange(1, 9) / (1 - 0.5**8)
+        self.rows = np.empty((samples, length + 1), dtype=np.int64)
+        self.rows[:, :2] = random.integers(vocabulary, size=(samples, 2))
+        for t in range(1, length):
+            drawn = random.choice(8, size=samples, p=likely)
+            self.rows[:, t + 1] = successors[self.rows[:, t - 1], self.rows[:, t], drawn]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all ranks of one run are told; `weights` is the folder of the initialize run."""
+
+    kind: str
+    recipe: Recipe
+    folder: Path
+    weights: Path
+    steps: int
+    seed: int
+    language: type[MarkovSamples] = MarkovSamples
+    scaling: BlockScaling | None = None  # in the place of what `fp8_emulated` is
+
+
 def main(path: str) -> None:
     """Run one rank; rank 0 writes `result.json`."""
     order: Order = pickle.loads(Path(path).read_bytes())
@@ -92,7 +113,7 @@ def main(path: str) -> None:
     if order.kind == INITIALIZE:
         initialize(order)
         return
-    samples = MarkovSamples(
+    samples = order.language(
         order.recipe.model.vocab_size, p.sequence_length, order.steps * p.batch_tokens // p.sequence_length, order.seed
     )
     marks = Marks(order.steps if os.environ["WORLD_SIZE"] == "1" else 0)
@@ -144,6 +165,8 @@ def train_ours(order: Order, samples: MarkovSamples, rank: int, marks: Marks) ->
     from athanor.training.validation import HeldOut
 
     p = order.recipe.pretrain
+    if order.scaling is not None:
+        EMULATED[Precision.FP8_EMULATED] = order.scaling
     stage = StageRun(order.recipe, "pretrain", "", "", order.folder, {}, rank, p.parallel.ranks, spool=marks)
     held_out = {"none": HeldOut(samples.rows[:1], 1)}
     end = (order.steps + (p.parallel.ranks == 1)) * p.batch_tokens  # one rank ends by Enough, before the last save

@@ -16,6 +16,7 @@ signal.signal(signal.SIGHUP, lambda *_: None)
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
     "tests/training/test_diagnosis.py",
+    "tests/training/test_fp8_emulated.py",
     "tests/training/test_freezing.py",
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
@@ -43,6 +44,7 @@ START_PROCESSES = (
 TRAIN = (
     "tests/lifecycle/",
     "tests/training/test_diagnosis.py",
+    "tests/training/test_fp8_emulated.py",
     "tests/training/test_freezing.py",
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",

@@ -2,21 +2,16 @@
 allocated, as ranks of a world that is not there."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state, tensor_parallel
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from athanor.models.language_model import build_language_model
 from athanor.recipe.layouts import expert_tensor_ranks, illegal_batches, illegal_layout
 from athanor.recipe.loading import read_recipe
 from athanor.recipe.schema import Parallel, Precision, Recipe
-from athanor.training.layout import form_groups
+from tests.models.absent_world import as_rank
 
 PUBLISHED_PARAMETERS = 235e9  # Qwen3-235B-A22B, the language model of Intern-S1
 RECIPE: Recipe = read_recipe("intern-s1").recipe
@@ -45,19 +40,6 @@ def _sampled_layouts() -> list[Parallel]:
     return found
 
 
-@contextmanager
-def _as_rank(rank: int, parallel: Parallel) -> Iterator[None]:
-    """This process as one of many ranks, none of which is there: collectives do nothing."""
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=parallel.ranks)
-    try:
-        form_groups(parallel)
-        tensor_parallel.model_parallel_cuda_manual_seed(1, force_reset_rng=True)
-        yield
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
-
-
 @dataclass
 class Stage:
     """What a pipeline stage holds, over all its ranks."""
@@ -68,7 +50,7 @@ class Stage:
 
 def _stage(rank: int, parallel: Parallel) -> Stage:
     stage = Stage([], 0)
-    with _as_rank(rank, parallel), torch.device("meta"):
+    with as_rank(rank, parallel), torch.device("meta"):
         for chunk in build_language_model(RECIPE.model, parallel, Precision.BF16):
             stage.layers += [layer.layer_number for layer in chunk.module.decoder.layers]
             for name, weight in chunk.named_parameters():

@@ -78,6 +78,8 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.decay_tokens": ("100K", PRETRAIN),
     "pretrain.decay_shape": ("one_minus_sqrt", PRETRAIN),
     "pretrain.precision": ("bf16", PRETRAIN),
+    "pretrain.bf16_first_layers": (1, PRETRAIN),
+    "pretrain.bf16_last_layers": (1, PRETRAIN),
     "pretrain.mixture": ({"prose": 1, "chemistry": 1}, TOKENIZER),
     "pretrain.validate_every_tokens": ("100K", NOTHING),
     "pretrain.validation_tokens": ("10K", VALIDATION),

@@ -213,11 +213,64 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fp8 on the cpu environment": (
         {"pretrain.precision": "fp8_blockwise"},
-        "pretrain.precision='fp8_blockwise': needs Transformer Engine: set environment=gpu",
+        "pretrain.precision='fp8_blockwise': needs Transformer Engine: set environment=gpu, or use fp8_emulated",
     ),
     "fp8 tile": (
         {"pretrain.precision": "fp8_tensorwise", "environment": "gpu", "model.expert_ffn_size": 250},
         "model.expert_ffn_size=250: not divisible by the FP8 tile=16; use 240 or 256",
+    ),
+    "emulated fp8 on the gpu environment": (
+        {"pretrain.precision": "fp8_emulated", "environment": "gpu"},
+        "pretrain.precision='fp8_emulated': emulates fp8_blockwise on a CPU: set environment=cpu, or use fp8_blockwise",
+    ),
+    "mxfp8 tile": (
+        {"pretrain.precision": "mxfp8", "environment": "gpu", "model.head_dim": 48},
+        "model.head_dim=48: not divisible by the FP8 tile=32; use 32 or 64",
+    ),
+    "fp8 tile of a part of an expert": (
+        {
+            "pretrain.precision": "fp8_blockwise",
+            "environment": "gpu",
+            "model.expert_ffn_size": 144,
+            "pretrain.parallel": {"ranks": 2, "tensor": 2},
+        },
+        "model.expert_ffn_size=144: not divisible by the FP8 tile×expert_tensor=32; use 128 or 160",
+    ),
+    "fp8 tile of tokens": (
+        {
+            "pretrain.precision": "fp8_blockwise",
+            "environment": "gpu",
+            "pretrain.sequence_length": 40,
+            "pretrain.parallel": {"ranks": 4, "context": 4, "micro_batch_size": 1},
+        },
+        "pretrain.sequence_length=40: not divisible by the FP8 tile×context=64; use 64",
+    ),
+    "layers kept in bf16 under bf16": (
+        {"pretrain.precision": "bf16", "pretrain.bf16_first_layers": 1},
+        "pretrain.bf16_first_layers=1: unused by pretrain.precision=bf16; use 0",
+    ),
+    "layers kept in bf16 under delayed scaling": (
+        {"pretrain.precision": "fp8_delayed", "environment": "gpu", "pretrain.bf16_last_layers": 1},
+        "pretrain.bf16_last_layers=1: pretrain.precision=fp8_delayed keeps the scales of all layers together; use 0, or "
+        "fp8_tensorwise or fp8_blockwise",
+    ),
+    "more layers kept in bf16 than a pipeline stage has": (
+        {
+            "pretrain.precision": "fp8_emulated",
+            "pretrain.bf16_first_layers": 3,
+            "model.num_layers": 4,
+            "pretrain.parallel": {"ranks": 2, "pipeline": 2},
+        },
+        "pretrain.bf16_first_layers=3: more than model.num_layers=4/pipeline=2; use at most 2",
+    ),
+    "all layers kept in bf16": (
+        {
+            "pretrain.precision": "fp8_emulated",
+            "pretrain.bf16_first_layers": 2,
+            "pretrain.bf16_last_layers": 2,
+            "model.num_layers": 4,
+        },
+        "pretrain.bf16_last_layers=2: no layer would be left in FP8; use pretrain.precision=bf16, or at most 1",
     ),
     "exported as fp8": (
         {"export.dtype": "fp8_delayed"},

@@ -16,7 +16,7 @@ def _curve(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP8_EMULATED])
 def test_training_learns_the_chains(precision: Precision, fresh: Path, tmp_path: Path) -> None:
     job = Job(tmp_path / "run", recipe(1, precision=precision, every_steps=1000), fresh, 60 * BATCH)
     assert processes.run(job) == [0], processes.log(job)

@@ -20,7 +20,16 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and Transformer Engine: pytest -m gpu there"),
 ]
-FP8 = [Precision.FP8_DELAYED, Precision.FP8_TENSORWISE, Precision.FP8_BLOCKWISE]
+BLACKWELL = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (10, 0),
+    reason="needs a GPU of compute capability 10.0: pytest -m gpu on a Blackwell",
+)
+FP8 = [
+    Precision.FP8_DELAYED,
+    Precision.FP8_TENSORWISE,
+    Precision.FP8_BLOCKWISE,
+    pytest.param(Precision.MXFP8, marks=BLACKWELL),
+]
 SHAPE = {"hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "expert_ffn_size": 128}  # FP8 blocks are 128 wide
 STEPS = 60
 
@@ -69,6 +78,12 @@ def test_fp8_learns_as_bf16_does(precision: Precision, bf16: list[float], start:
     assert losses != bf16, "some products were in FP8"
     assert losses[:5] == pytest.approx(bf16[:5], abs=0.05, rel=0)
     assert losses[-1] == pytest.approx(bf16[-1], abs=0.15, rel=0)
+
+
+def test_emulated_fp8_gives_the_losses_of_blockwise_fp8(start: Path, tmp_path: Path) -> None:
+    gpu = _run(Job(tmp_path / "gpu", _recipe(Precision.FP8_BLOCKWISE), start, 6 * BATCH))
+    cpu = _run(Job(tmp_path / "cpu", _recipe(Precision.FP8_EMULATED), start, 6 * BATCH), CUDA_VISIBLE_DEVICES="")
+    assert gpu == pytest.approx(cpu, abs=0.02, rel=0)
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, *FP8])

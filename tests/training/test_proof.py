@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from athanor.recipe.schema import Precision
 from athanor.training.checkpoints import FINAL, SAVES, STATE
 from athanor.training.proof import Proof, contradiction
 from tests.training import processes
@@ -17,7 +16,7 @@ from tests.training.program import Job
 from tests.training.recipes import BATCH, recipe
 
 STEPS, EVERY, KILLED_AT = 14, 4, 11  # so the newest checkpoints are those of steps 8 and 4
-PROOF = Proof(0, 8, 3.0, (1.0, 2.0), 4, "cpu ranks=2")
+PROOF = Proof(0, 8, 3.0, (1.0, 2.0), 4, "cpu ranks=2", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -31,11 +30,20 @@ PROOF = Proof(0, 8, 3.0, (1.0, 2.0), 4, "cpu ranks=2")
         ({"rounding": "cpu ranks=1", "loss": 3.0 + 1e-6}, ""),
         ({"rounding": "cpu ranks=1", "loss": 3.01}, "the loss"),
         ({"rounding": "cuda ranks=2", "moments": (1.0 + 1e-6, 2.0)}, ""),
+        ({"precision": "fp8_emulated", "loss": 3.01}, ""),
+        ({"precision": "fp8_emulated", "loss": 3.06}, "the loss"),
+        ({"precision": "fp8_emulated", "moments": (1.0, 2.1)}, "the norm of its exp_avg_sq"),
     ],
 )
 def test_what_contradicts_a_proof(change: dict[str, object], words: str) -> None:
-    found = contradiction(PROOF, dataclasses.replace(PROOF, **change), Precision.FP32)  # type: ignore[arg-type]
+    found = contradiction(PROOF, dataclasses.replace(PROOF, **change))  # type: ignore[arg-type]
     assert words in found if words else not found
+
+
+def test_checkpoint_that_names_no_precision_is_measured_as_exactly() -> None:
+    older = dataclasses.replace(PROOF, precision="")
+    assert not contradiction(older, PROOF)
+    assert "the loss" in contradiction(older, dataclasses.replace(PROOF, loss=3.0 + 1e-9))
 
 
 @pytest.fixture(scope="module")

@@ -5,58 +5,53 @@ routing. Checkpoint keys are the same for both kinds of layers.
 """
 
 # ruff: noqa: E402 (the CPU shim must be in place before megatron.core is imported)
-import importlib.util
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
-from athanor.artifacts.run import StageError
 from athanor.models import megatron_cpu
 
 ON_CPU = megatron_cpu.install()
 
 from megatron.core import parallel_state
+from megatron.core.fp8_utils import is_first_last_bf16_layer
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
-from megatron.core.transformer import TransformerConfig
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from athanor.models.attention_cpu import TorchCoreAttention
 from athanor.models.experts_cpu import TorchExperts
+from athanor.models.fp8_emulated import BlockScaling
+from athanor.models.linear_cpu import BlockScaledColumnParallelLinear, BlockScaledRowParallelLinear
+from athanor.models.precision import EMULATED, Bf16Layers, Machine, precision_fields, refuse_unless_possible
 from athanor.recipe.layouts import expert_tensor_ranks
 from athanor.recipe.schema import Model, Parallel, Precision, Recompute
 
-FP8_RECIPES = {
-    Precision.FP8_DELAYED: "delayed",
-    Precision.FP8_TENSORWISE: "tensorwise",
-    Precision.FP8_BLOCKWISE: "blockwise",
-}
-
-
-class PrecisionError(StageError):
-    """A precision this machine cannot compute in."""
-
 
 def build_language_model(
-    model: Model, parallel: Parallel, precision: Precision = Precision.FP32
+    model: Model, parallel: Parallel, precision: Precision = Precision.FP32, kept: Bf16Layers | None = None
 ) -> list[GPTModel | Float16Module]:
     """This rank's chunks of the model (one, unless the pipeline is interleaved), freshly initialised, without data
-    parallelism; all share one config.
+    parallelism; all share one config. Of an FP8 precision the layers `kept` stay in BF16.
 
     Process groups for `parallel` must exist (`athanor.training.layout`). Called with tokens [batch, seq], positions
     [batch, seq], no mask and (optionally) labels, the last chunk of the last stage returns logits [batch, seq, vocab]
     or losses [batch, seq]. Raises PrecisionError.
     """
-    config = transformer_config(model, parallel, precision)
+    refuse_unless_possible(precision, Machine.this())
+    config = transformer_config(model, parallel, precision, kept)
     chunks = []
     for number in range(parallel.virtual_pipeline):
         chunk = GPTModel(
             config,
-            layer_spec(config, number),
+            layer_spec(config, number, EMULATED.get(precision)),
             vocab_size=model.vocab_size,
             max_sequence_length=model.max_sequence_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=number),
@@ -72,8 +67,10 @@ def build_language_model(
     return chunks
 
 
-def transformer_config(model: Model, parallel: Parallel, precision: Precision) -> TransformerConfig:
-    """The recipe in Megatron's words. Raises PrecisionError where FP8 has no Transformer Engine."""
+def transformer_config(
+    model: Model, parallel: Parallel, precision: Precision, kept: Bf16Layers | None = None
+) -> TransformerConfig:
+    """The recipe in Megatron's words."""
     sequence_parallel = parallel.tensor > 1  # Megatron demands it of MoE layers
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -108,7 +105,8 @@ def transformer_config(model: Model, parallel: Parallel, precision: Precision) -
         # Sums of losses over sums of tokens: exact for any number of ranks and micro-batches.
         calculate_per_token_loss=True,
         **_experts(model, parallel),
-        **_precision(precision),
+        use_cpu_initialization=ON_CPU,
+        **precision_fields(precision, kept or Bf16Layers(), parallel),
         **_recompute(parallel),
     )
 
@@ -142,26 +140,6 @@ def interleaved(parallel: Parallel) -> int | None:
     return parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None
 
 
-def _precision(precision: Precision) -> dict[str, Any]:
-    dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
-    plain = {
-        "use_cpu_initialization": ON_CPU,
-        "bf16": dtype is torch.bfloat16,
-        "params_dtype": dtype,
-        "pipeline_dtype": dtype,
-    }
-    if precision not in FP8_RECIPES:
-        return plain
-    if ON_CPU or importlib.util.find_spec("transformer_engine") is None:
-        # Megatron itself would train on in bf16 without a word (fp8_utils.py: a null context).
-        missing = "a GPU" if ON_CPU else "the package transformer-engine"
-        raise PrecisionError(
-            f"pretrain.precision={precision.value} needs Transformer Engine on a GPU, and {missing} is missing here; "
-            "use fp32 or bf16, or run in the environment `gpu`"
-        )
-    return {**plain, "fp8": "hybrid", "fp8_recipe": FP8_RECIPES[precision], "moe_router_padding_for_quantization": True}
-
-
 def _recompute(parallel: Parallel) -> dict[str, Any]:
     if parallel.recompute is Recompute.FULL:
         return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -170,17 +148,29 @@ def _recompute(parallel: Parallel) -> dict[str, Any]:
     return {}
 
 
-def layer_spec(config: TransformerConfig, chunk: int = 0) -> Any:
+def layer_spec(config: TransformerConfig, chunk: int = 0, emulated: BlockScaling | None = None) -> Any:
     """The layers of a chunk of this pipeline stage: Transformer Engine's on a GPU, Megatron's own with torch's attention
-    on a CPU."""
+    on a CPU, which multiply block-scaled where FP8 is `emulated` and the layer is none that stays in BF16."""
     number = chunk if config.virtual_pipeline_model_parallel_size else None
     spec = get_gpt_decoder_block_spec(config, use_transformer_engine=not ON_CPU, normalization="RMSNorm", vp_stage=number)
     if ON_CPU:
-        for layer in spec.layer_specs:
+        first = get_transformer_layer_offset(config, vp_stage=number)
+        spec.layer_specs = [deepcopy(layer) for layer in spec.layer_specs]  # Megatron's are one and the same
+        for layer_number, layer in enumerate(spec.layer_specs, start=first):
             # In Transformer Engine's MoE layer this norm keeps its own name: name it so in checkpoints here too.
             layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
-        replace_in_spec(spec, {DotProductAttention: TorchCoreAttention, SequentialMLP: TorchExperts})
+            eight_bits = emulated if not is_first_last_bf16_layer(config, layer_number) else None
+            replace_in_spec(layer, _block_scaled(eight_bits) if eight_bits else {SequentialMLP: TorchExperts})
+        replace_in_spec(spec, {DotProductAttention: TorchCoreAttention})
     return spec
+
+
+def _block_scaled(scaling: BlockScaling) -> dict[Any, Any]:
+    """Attention's and the experts' matrices; experts run one by one, as Megatron runs them."""
+    return {
+        ColumnParallelLinear: ModuleSpec(module=BlockScaledColumnParallelLinear, params={"scaling": scaling}),
+        RowParallelLinear: ModuleSpec(module=BlockScaledRowParallelLinear, params={"scaling": scaling}),
+    }
 
 
 def replace_in_spec(spec: Any, replacements: dict[Any, Any]) -> None:

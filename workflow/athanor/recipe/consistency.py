@@ -7,9 +7,10 @@ from pathlib import Path
 
 from athanor.recipe.environments import environments
 from athanor.recipe.layouts import illegal_batches, illegal_layout
+from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Precision, Recipe, Schedule, Source, SourceKind, Suite
+from athanor.recipe.schema import Recipe, Schedule, Source, SourceKind, Suite
 from athanor.recipe.units import Unit, format_quantity
 
 SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
@@ -116,17 +117,6 @@ def _mixture(r: Recipe) -> Iterator[Problem]:
             yield Problem(where, weight, f"less than 1/2048 of the mixture; use at least {total * SMALLEST_WEIGHT:.3g}")
 
 
-def _precision(r: Recipe) -> Iterator[Problem]:
-    fp8 = r.pretrain.precision.value.startswith("fp8")
-    if fp8 and r.environment == "cpu":
-        yield Problem("pretrain.precision", r.pretrain.precision.value, "needs Transformer Engine: set environment=gpu")
-    if r.export.dtype not in (Precision.FP32, Precision.BF16):
-        yield Problem("export.dtype", r.export.dtype.value, "weights are exported as fp32 or bf16")
-    if fp8:
-        for name in ("hidden_size", "expert_ffn_size", "head_dim"):
-            yield from not_divisible(f"model.{name}", getattr(r.model, name), "the FP8 tile", 16)
-
-
 def _suites(r: Recipe) -> Iterator[Problem]:
     domains = {s.domain for s in r.data.sources.values()}
     if Suite.MOLECULE_CHOICE in r.evaluate.suites and "molecules" not in domains:
@@ -151,5 +141,5 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, illegal_layout, illegal_batches, _milestones, _sources, _mixture, _precision, _suites,
+    _model, illegal_layout, illegal_batches, _milestones, _sources, _mixture, illegal_precision, _suites,
 )  # fmt: skip

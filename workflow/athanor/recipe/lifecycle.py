@@ -12,7 +12,7 @@ from typing import Any
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, flatten, plain
 from athanor.recipe.schedules import decay_of
-from athanor.recipe.schema import Recipe, Source, SpikeAction, TokenOrder
+from athanor.recipe.schema import Precision, Recipe, Source, SpikeAction, TokenOrder
 from athanor.recipe.units import Unit, format_quantity
 
 
@@ -189,6 +189,9 @@ def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str
     }
     if p.freeze:
         section["pretrain.freeze"] = sorted(p.freeze)
+    if p.precision is Precision.FP8_BLOCKWISE:
+        section["fp8_format"] = "e4m3"  # gradients were e5m2 once, and what was trained so is another result
+    section.update({f"pretrain.{k}": getattr(p, k) for k in ("bf16_first_layers", "bf16_last_layers") if getattr(p, k)})
     if p.spikes.action is not SpikeAction.LOG:
         section.update(flatten(p.spikes, "pretrain.spikes"))
     decay = decay_of(p)

@@ -77,9 +77,16 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
-    FP8_DELAYED = "fp8_delayed"
-    FP8_TENSORWISE = "fp8_tensorwise"
-    FP8_BLOCKWISE = "fp8_blockwise"
+    FP8_DELAYED = "fp8_delayed"  # one scale a tensor, of the step before
+    FP8_TENSORWISE = "fp8_tensorwise"  # one scale a tensor
+    FP8_BLOCKWISE = "fp8_blockwise"  # one scale for 1 x 128 activations, for 128 x 128 weights
+    MXFP8 = "mxfp8"  # one scale for 1 x 32; Blackwell
+    FP8_EMULATED = "fp8_emulated"  # the numerics of fp8_blockwise, on a CPU
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether matrices multiply in eight bits."""
+        return self not in (Precision.FP32, Precision.BF16)
 
 
 class Dispatch(StrEnum):
@@ -269,7 +276,12 @@ class Pretrain:
     warmup_tokens: int = key(20_000, "tokens over which the learning rate rises from zero", unit=Unit.TOKENS, low=0)
     decay_tokens: int = key(0, "last tokens of the budget, over which WSD decays", unit=Unit.TOKENS, low=0)
     decay_shape: DecayShape = key(DecayShape.LINEAR, "linear | one_minus_sqrt | cosine: the shape of WSD's decay")
-    precision: Precision = key(Precision.FP32, "fp32 | bf16 | fp8_delayed | fp8_tensorwise | fp8_blockwise")
+    precision: Precision = key(
+        Precision.FP32,
+        "fp32 | bf16 | fp8_delayed | fp8_tensorwise | fp8_blockwise | mxfp8 (Blackwell) | fp8_emulated (fp8_blockwise on a CPU)",
+    )
+    bf16_first_layers: int = key(0, "layers at the start of the model that an FP8 precision leaves in BF16", low=0)
+    bf16_last_layers: int = key(0, "layers at its end that an FP8 precision leaves in BF16", low=0)
     mixture: dict[str, float] = key({}, "weight of each source among the samples; scaled to sum to one")
     validate_every_tokens: int = key(200_000, "tokens between two validations (logging, not identity)", unit=Unit.TOKENS, above=0)
     validation_tokens: int = key(20_000, "held-out tokens a domain is validated on, at most", unit=Unit.TOKENS, above=0)

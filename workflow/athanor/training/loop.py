@@ -16,7 +16,8 @@ from typing import Any
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.freezing import FreezeError, freeze
-from athanor.models.language_model import PrecisionError, build_language_model
+from athanor.models.language_model import build_language_model
+from athanor.models.precision import Bf16Layers, PrecisionError, declaration
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Recipe, SpikeAction
 from athanor.training import checkpoints, proof
@@ -62,11 +63,14 @@ def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
     StageError when the loss is not finite or nothing whole is left to start from.
     """
     with process_groups(recipe.pretrain.parallel, recipe.seed) as layout:
+        precision, kept = recipe.pretrain.precision, Bf16Layers.of(recipe.pretrain)
         try:
-            chunks = build_language_model(recipe.model, recipe.pretrain.parallel, recipe.pretrain.precision)
+            chunks = build_language_model(recipe.model, recipe.pretrain.parallel, precision, kept)
             freeze(chunks, recipe.pretrain.freeze)
         except (PrecisionError, FreezeError) as error:
             raise StageError(str(error)) from error
+        if stage.rank == 0:
+            print(declaration(recipe.model, precision, kept), flush=True)
         learner = build_learner(chunks, recipe.pretrain.optimizer, layout)
         return _Run(stage, recipe, task, layout, learner).to_the_end()
 
@@ -148,8 +152,10 @@ class _Run:
             return ""
         saved = proof.from_record(state.proof)
         samples = range(saved.first_sample, saved.end_sample)
-        found = proof.measure(self.learner, self.task.objective, self._read(samples), samples)
-        return proof.contradiction(saved, found, self.settings.precision)
+        return proof.contradiction(saved, self._proof(self._read(samples), samples))
+
+    def _proof(self, batches: list[MicroBatch], samples: range) -> proof.Proof:
+        return proof.measure(self.learner, self.task.objective, batches, samples, self.settings.precision)
 
     def _one_step(self, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
@@ -289,7 +295,7 @@ class _Run:
             self.curve.secure()
         assert self.last is not None
         self.learner.settle()
-        proven = asdict(proof.measure(self.learner, self.task.objective, *self.last))
+        proven = asdict(self._proof(*self.last))
         state = State(
             self.position,
             self.layout.recorded(),

@@ -23,6 +23,7 @@ from athanor.training.step import run_micro_batches
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # Nats, and shares of a norm. Another layout or a GPU rounds differently; a state of other steps is off by more.
 EXACT, ROUNDED, ROUNDED_BF16 = 0.0, 1e-5, 5e-3
+OTHER_PRECISION = 0.05  # nats: what was trained in one precision and goes on in another
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Proof:
     moments: tuple[float, ...]  # L2 norm of each kind of moment; empty without an optimizer
     updates: int  # that the optimizer has counted
     rounding: str  # measured anew with the same, it comes out the same to the last bit
+    precision: str = ""  # of the weights' products; older checkpoints do not say
 
 
-def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch], samples: range) -> Proof:
+def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch], samples: range, precision: Precision) -> Proof:
     """On all ranks together; the weights, the optimizer and the random states stay as they are."""
     with torch.no_grad():
         mine = run_micro_batches(learner, batches, objective, forward_only=True)
@@ -56,20 +58,23 @@ def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch
     device = learner.layout.device.type
     rounding = " ".join([device, *(f"{name}={size}" for name, size in sizes.items())])
     moments = tuple(math.sqrt(norm) for norm in norms)
-    return Proof(samples.start, samples.stop, loss / tokens, moments, updates, rounding)
+    return Proof(samples.start, samples.stop, loss / tokens, moments, updates, rounding, precision.value)
 
 
-def contradiction(saved: Proof, found: Proof, precision: Precision) -> str:
+def contradiction(saved: Proof, found: Proof) -> str:
     """What does not agree, in words; empty where the checkpoint is what was trained."""
-    tolerance = ROUNDED if precision is Precision.FP32 else ROUNDED_BF16
-    if saved.rounding == found.rounding and saved.rounding.startswith("cpu"):
-        tolerance = EXACT
+    tolerance = ROUNDED if found.precision == Precision.FP32 else ROUNDED_BF16
+    of_loss = tolerance
+    if saved.precision not in ("", found.precision):
+        of_loss = OTHER_PRECISION
+    elif saved.rounding == found.rounding and saved.rounding.startswith("cpu"):
+        tolerance = of_loss = EXACT
     if saved.updates != found.updates:
         return f"its optimizer has made {found.updates} updates, {saved.updates} when it was saved"
     for name, before, now in zip(MOMENTS, saved.moments, found.moments, strict=False):
         if not abs(before - now) <= tolerance * before:
             return f"the norm of its {name} is {now:.9g}, {before:.9g} when it was saved"
-    if not abs(saved.loss - found.loss) <= tolerance:
+    if not abs(saved.loss - found.loss) <= of_loss:
         samples = f"samples {saved.first_sample} to {saved.end_sample - 1}"
         return f"the loss of {samples} is {found.loss:.9f}, {saved.loss:.9f} when it was saved"
     return ""
