@@ -13,7 +13,6 @@ layouts the losses stay within AIM_NATS; in both every sample is trained once, i
 """
 
 import argparse
-import collections
 import itertools
 import json
 import os
@@ -40,6 +39,7 @@ STEPS = 40
 SAMPLES_A_STEP = BATCH // LENGTH
 RANKS = 2
 KILLED = "-- killed --\n"
+DOING = ("starting", "training", "saving", "ending")
 LAYOUTS = ({"expert": 2}, {"pipeline": 2}, {"tensor": 2}, {"context": 2}, {})
 
 
@@ -53,7 +53,7 @@ class Row:
     identical: int = 0  # of these, to the last byte
     apart: float = 0.0  # nats, the largest
     samples_wrong: int = 0  # runs in which a sample was left out or trained twice
-    struck: collections.Counter[str] = field(default_factory=collections.Counter)
+    struck: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DOING, 0))
 
 
 def main() -> int:
@@ -175,7 +175,7 @@ def report(rows: list[Row]) -> bool:
     print("| started again | kills | while | runs | identical to the last byte | losses apart, nats | samples wrong |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for row in rows:
-        struck = ", ".join(f"{what} {count}" for what, count in row.struck.most_common())
+        struck = ", ".join(f"{what} {count}" for what, count in row.struck.items())
         cells = (row.restarted, row.kills, struck, row.runs, row.identical, f"{row.apart:.0e}", row.samples_wrong)
         print(f"| {' | '.join(map(str, cells))} |")
     same, other = rows

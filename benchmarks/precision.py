@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from pretrain import Contestant, run
-from pretrain_rank import INITIALIZE, OURS, Order, PairSamples
+from training import Contestant, run
+from training_rank import INITIALIZE, OURS, Order, PairSamples
 
 from athanor.models.fp8_emulated import E2M1, BlockScaling
 from athanor.recipe.schema import Model, Parallel, Precision, Pretrain, Recipe

@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pretrain import Contestant, differences, run
-from pretrain_rank import INITIALIZE, OURS, Order
+from training import Contestant, differences, run
+from training_rank import INITIALIZE, OURS, Order
 
 from athanor.recipe.loading import read_recipe
 from athanor.recipe.schema import Model, Precision, Recipe

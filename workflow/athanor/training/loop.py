@@ -72,10 +72,10 @@ def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
         if stage.rank == 0:
             print(declaration(recipe.model, precision, kept), flush=True)
         learner = build_learner(chunks, recipe.pretrain.optimizer, layout)
-        return _Run(stage, recipe, task, layout, learner).to_the_end()
+        return MilestoneRun(stage, recipe, task, layout, learner).to_the_end()
 
 
-class _Run:
+class MilestoneRun:
     """One attempt at one milestone."""
 
     def __init__(self, stage: StageRun, recipe: Recipe, task: Task, layout: Layout, learner: Learner) -> None:
@@ -117,9 +117,9 @@ class _Run:
         if self.position.tokens < self.task.end_tokens:
             held_out = self.task.held_out()
             while self.position.tokens < self.task.end_tokens:
-                self._one_step(held_out)
+                self.one_step(held_out)
         if self.saved is None:
-            self._save()
+            self.save()
         self._published(self.saver.finish())
         if not (self.stage.folder / VALIDATION).is_file() or self.seconds_trained:
             self._validate(self.task.held_out(), final=True)
@@ -157,7 +157,7 @@ class _Run:
     def _proof(self, batches: list[MicroBatch], samples: range) -> proof.Proof:
         return proof.measure(self.learner, self.task.objective, batches, samples, self.settings.precision)
 
-    def _one_step(self, held_out: Mapping[str, HeldOut]) -> None:
+    def one_step(self, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position
         with self.learner.clock.part(Part.CHECKPOINT):
             self._published(self.saver.poll())
@@ -192,14 +192,14 @@ class _Run:
         if _crossed(before.tokens, after.tokens, self.settings.validate_every_tokens) and not self._at_end():
             self._validate(held_out, final=False)
         if result.stop and not self._at_end():
-            self._save()
+            self.save()
             self._published(self.saver.finish())
             raise Stopped(f"{self.stage.stage}/{self.stage.instance} saved at {after.tokens} tokens, step {after.step}")
         every = self.settings.checkpoint.every_tokens
         due = _crossed(before.tokens, after.tokens, every) if every else result.save
         if due and not self._at_end():
             with self.learner.clock.part(Part.CHECKPOINT):
-                self._save()
+                self.save()
 
     def _step(self, batches: list[MicroBatch], lr: float, after: Position, *, spikes: bool = True) -> StepResult:
         """Compute the step that leads to `after`, and update; not what is unexpected, spikes among it where they count."""
@@ -288,7 +288,7 @@ class _Run:
             )
             self.stage.spool.metrics(step, {"replay_loss_difference": loss - before.loss})
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Begin a save of the position; it gets its name at a later step, or at `finish`."""
         began = time.monotonic()
         if self.curve is not None:

@@ -56,6 +56,11 @@ class Saver:
         return time.monotonic() - self._last > self.interval_seconds
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._pending is not None
+
+    @property
     def interval_seconds(self) -> float:
         """What the last saves cost says it; 0 before the first, which shows what one costs."""
         if not self._stalls:

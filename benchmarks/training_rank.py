@@ -1,4 +1,4 @@
-"""One rank of a benchmarked training run, ours or Hugging Face's: `python benchmarks/pretrain_rank.py ORDER.pickle`."""
+"""One rank of a benchmarked training run, ours or Hugging Face's: `python benchmarks/training_rank.py ORDER.pickle`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from athanor.models.precision import EMULATED
 from athanor.recipe.schema import Precision, Recipe
 from athanor.tracking.spool import NullSpool
 
-INITIALIZE, OURS = "initialize", "ours"  # other kinds name the peer's experts implementation
+INITIALIZE, OURS, PAIRS = "initialize", "ours", "pairs"  # other kinds name the peer's experts implementation
 
 
 class Enough(Exception):
@@ -37,9 +37,12 @@ class Marks(NullSpool):
     losses: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    saves: list[dict[str, float]] = field(default_factory=list)  # seconds: what training stood still for, and all
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """The loop logs every step here."""
+        """The loop logs every step here, and what saves cost."""
+        if "checkpoint_seconds" in values:
+            self.saves.append({"stall": values["checkpoint_stall_seconds"], "total": values["checkpoint_seconds"]})
         if "loss" in values:
             self.times.append(time.perf_counter())
             self.cpu.append(time.process_time())
@@ -112,6 +115,11 @@ def main(path: str) -> None:
     p = order.recipe.pretrain
     if order.kind == INITIALIZE:
         initialize(order)
+        return
+    if order.kind == PAIRS:
+        from bare_step import run_pairs
+
+        run_pairs(order, rank)
         return
     samples = order.language(
         order.recipe.model.vocab_size, p.sequence_length, order.steps * p.batch_tokens // p.sequence_length, order.seed
