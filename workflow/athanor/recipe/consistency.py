@@ -27,8 +27,8 @@ def _model(r: Recipe) -> Iterator[Problem]:
     if m.head_dim % 2:
         yield Problem("model.head_dim", m.head_dim, f"rotary positions need an even width; use {m.head_dim + 1}")
     if not m.qk_norm:
-        yield Problem("model.qk_norm", m.qk_norm, "the Hugging Face form (Qwen3-MoE) has it built in; use true")
-    if m.experts_per_token > m.num_experts:
+        yield Problem("model.qk_norm", m.qk_norm, "the Hugging Face forms (Qwen3, Qwen3-MoE) have it built in; use true")
+    if m.num_experts and m.experts_per_token > m.num_experts:
         yield Problem("model.experts_per_token", m.experts_per_token, f"at most model.num_experts={m.num_experts}")
     if m.vocab_size < r.tokenizer.vocab_size:
         advice = f"smaller than tokenizer.vocab_size={r.tokenizer.vocab_size}; use at least that"

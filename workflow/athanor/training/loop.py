@@ -246,15 +246,9 @@ class _Run:
         self._compare_with_before(step, result.loss)
         self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
         if step % self.settings.log_every_steps == 0 or self._at_end():
-            routing = self.routing.take()
             values = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "aux_loss": result.aux_loss}
             speeds = {"tokens": tokens, "tokens_per_second": speed, "step_seconds": seconds}
-            experts = {
-                "expert_load_max_over_mean": routing.load_max_over_mean,
-                "dead_experts": routing.dead_experts,
-                "router_entropy": routing.entropy,
-                "dropped_assignments": routing.dropped,
-            }
+            experts = self.routing.take().logged() if self.routing.routers else {}
             self.stage.spool.metrics(step, {**values, **speeds, **experts})
 
     def _compare_with_before(self, step: int, loss: float) -> None:

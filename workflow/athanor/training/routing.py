@@ -27,6 +27,15 @@ class Routing:
     entropy: float  # of the router's probabilities, nats, mean over tokens and layers; ln(experts) is undecided
     dropped: float  # token-to-expert assignments that capacity cut off
 
+    def logged(self) -> dict[str, float]:
+        """By the names that people see in MLflow."""
+        return {
+            "expert_load_max_over_mean": self.load_max_over_mean,
+            "dead_experts": self.dead_experts,
+            "router_entropy": self.entropy,
+            "dropped_assignments": self.dropped,
+        }
+
 
 class RoutingWatch:
     """Counts which experts tokens go to, in training alone, over all ranks.
@@ -43,8 +52,9 @@ class RoutingWatch:
         span: tuple[int, int],
         device: torch.device,
     ) -> None:
-        """`shape`: layers and experts; `per_token`: experts a token is routed to; `span`: first and last tokens."""
+        """`shape`: layers and experts (0: dense); `per_token`: experts a token is routed to; `span`: first and last tokens."""
         self.counting = True
+        self.routers = shape[1] > 0  # dense layers have none: nothing is counted, saved or told
         self._layers, self._experts = shape
         self._per_token, self._span = per_token, span
         self.history: NDArray[np.int64] = np.zeros((BINS, *shape), dtype=np.int64)
@@ -58,6 +68,8 @@ class RoutingWatch:
 
     def fold(self, tokens: int) -> None:
         """After every step, on all ranks together: add up what it did. `tokens` are trained with it."""
+        if not self.routers:
+            return
         dist.all_reduce(self._pending)
         counts = self._pending.cpu().numpy().copy()
         self._pending.zero_()
@@ -70,7 +82,7 @@ class RoutingWatch:
         self._tokens += float(counts[:, -1].sum())
 
     def take(self) -> Routing:
-        """What was folded since the last look."""
+        """What was folded since the last look, of a model with routers."""
         uneven = self._seen.max(axis=1) / np.maximum(1, self._seen.mean(axis=1))
         routing = Routing(
             load_max_over_mean=float(uneven.max()),
@@ -84,6 +96,8 @@ class RoutingWatch:
 
     def save(self, folder: Path) -> None:
         """Into a checkpoint (one rank)."""
+        if not self.routers:
+            return
         with (folder / EXPERT_LOAD).open("wb") as file:
             np.save(file, self.history)
             file.flush()
