@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from athanor.recipe.environments import environments
+from athanor.recipe.families import CONFIG, ConfigError, differences, read_config
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.schedules import BatchSizes
@@ -18,7 +19,7 @@ SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (d
 def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
     """Every rule the recipe breaks; `project` is where relative paths of local sources start."""
     found = [problem for rule in RULES for problem in rule(recipe)]
-    return [*found, *_missing_files(recipe, project)]
+    return [*found, *_missing_files(recipe, project), *_start(recipe, project)]
 
 
 def _model(r: Recipe) -> Iterator[Problem]:
@@ -81,6 +82,31 @@ def floating(source: Source) -> str:
     return "" if source.sha256 or source.kind is SourceKind.HUGGINGFACE else "sha256"  # a hub revision is a hash
 
 
+def start_floats(r: Recipe) -> bool:
+    """Whether it is left open what the folder `pretrain.init_from` holds."""
+    return bool(r.pretrain.init_from) and not r.pretrain.init_from_sha256
+
+
+def _start(r: Recipe, project: Path) -> Iterator[Problem]:
+    """Whether the folder that training starts from is the recipe's model, or a smaller one that grows into it."""
+    p, where = r.pretrain, "pretrain.init_from"
+    if p.init_from_sha256 and not p.init_from:
+        yield Problem(f"{where}_sha256", p.init_from_sha256, f"there is no {where}; leave it out")
+    if not p.init_from:
+        return
+    yield from _not_sha256(f"{where}_sha256", p.init_from_sha256)
+    if start_floats(r):
+        yield Problem(where, p.init_from, f"floats (no sha256); lock it: athanor recipe lock {r.name}")
+    try:
+        described = read_config(project / p.init_from)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Problem(where, p.init_from, f"{CONFIG}: {problem}")
+        return
+    for key, value, advice in differences(r.model, described.model):
+        yield Problem(f"model.{key}", value, f"{advice} ({where}={p.init_from})")
+
+
 def _sources(r: Recipe) -> Iterator[Problem]:
     if not r.data.sources:
         yield Problem("data.sources", None, "is empty: declare at least one corpus")
@@ -96,8 +122,12 @@ def _sources(r: Recipe) -> Iterator[Problem]:
         elif missing := floating(source):
             named = f"{source.package or source.path} {source.version}".strip()
             yield Problem(where, named, f"floats (no {missing}); lock it: athanor recipe lock {r.name}")
-        if source.sha256 and not (len(source.sha256) == 64 and set(source.sha256) <= set("0123456789abcdef")):
-            yield Problem(f"{where}.sha256", source.sha256, "expected 64 hexadecimal digits")
+        yield from _not_sha256(f"{where}.sha256", source.sha256)
+
+
+def _not_sha256(where: str, text: str) -> Iterator[Problem]:
+    if text and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
+        yield Problem(where, text, "expected 64 hexadecimal digits")
 
 
 def _mixture(r: Recipe) -> Iterator[Problem]:

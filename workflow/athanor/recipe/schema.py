@@ -243,6 +243,8 @@ class Checkpoint:
 class Pretrain:
     """Continued pretraining, cut into milestones."""
 
+    init_from: str = key("", "Hugging Face folder whose weights training starts from, relative to the project; empty: fresh ones")
+    init_from_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
     token_budget: int = key(
         1_000_000,
         "tokens trained in all; the last milestone ends with the step that reaches them",

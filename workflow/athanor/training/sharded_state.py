@@ -27,14 +27,8 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from megatron.core.transformer.module import Float16Module
 
 from athanor.artifacts.run import StageError
+from athanor.models.torch_dist import CONTENT
 from athanor.training.optimizer import Learner
-
-CONTENT = {
-    "distrib_optim_sharding_type": "fully_reshardable",
-    "distrib_optim_fully_reshardable_mem_efficient": False,
-    "chained_optim_avoid_prefix": True,
-    "singleton_local_shards": False,
-}
 
 EXTRA_STATE = "_extra_state"
 
