@@ -27,6 +27,7 @@ START_PROCESSES = (
     "tests/training/test_routing.py",
     "tests/training/test_sharded_state.py",
     "tests/models/test_huggingface.py",
+    "tests/models/test_import_huggingface.py",
     "tests/tracking/test_drain.py",
     "tests/tracking/test_process.py",
     "tests/evaluation/test_suites.py",
@@ -41,6 +42,7 @@ START_PROCESSES = (
 TRAIN = (
     "tests/lifecycle/",
     "tests/training/test_dense.py",
+    "tests/training/test_dense.py",
     "tests/training/test_freezing.py",
     "tests/training/test_layouts.py",
     "tests/training/test_loop.py",
@@ -51,6 +53,7 @@ TRAIN = (
     "tests/training/test_spikes.py",
     "tests/training/test_routing.py",
     "tests/models/test_huggingface.py",
+    "tests/models/test_import_huggingface.py",
     "tests/evaluation/test_suites.py",
     "tests/evaluation/test_stages.py",
 )

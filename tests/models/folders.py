@@ -88,7 +88,7 @@ def _write_intern_s1(folder: Path, *, tie: bool, dtype: torch.dtype, seed: int) 
     index = {"metadata": {"total_size": total}, "weight_map": {n: name for name, held in files.items() for n in held}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     described = {
-        "architectures": ["InternS1ForConditionalGeneration"], "auto_map": {"AutoConfig": "configuration_interns1.InternS1Config"},
+        "architectures": ["InternS1ForConditionalGeneration"], "auto_map": {"AutoConfig": "configuration_interns1.Config"},
         "model_type": "interns1", "image_token_id": 318, "vision_config": {"hidden_size": 24}, "torch_dtype": "bfloat16",
         "text_config": {**config, "unknown_key": [1, None]}, "tie_word_embeddings": tie,
     }  # fmt: skip

@@ -237,7 +237,9 @@ def test_export_stage_carries_the_checkpoints_step_and_lists_its_files(untied: P
 def test_export_stage_tells_the_user_what_does_not_fit(untied: Path, tokenizer: Path, tmp_path: Path) -> None:
     inputs = {"checkpoint": made_by("pretrain", untied), "tokenizer": made_by("tokenizer", tokenizer)}
     wrong = Recipe(model=replace(small_model(tie=False), num_experts=8))
-    with pytest.raises(StageError, match=r"mlp\.router\.weight has the shape \(2, 4, 48\), the recipe's model wants \(2, 8, 48\)"):
+    with pytest.raises(
+        StageError, match=r"mlp\.router\.weight has the shape \(2, 4, 48\), the recipe's model wants \(2, 8, 48\)"
+    ):
         export_stage.run(StageRun(wrong, "export", "400K", "0" * 16, tmp_path / "export", inputs))
 
 

@@ -18,6 +18,7 @@ from athanor.models.torch_dist_writer import Slice, write
 from athanor.recipe.families import differences
 from athanor.recipe.schema import Model
 
+MAX_FILE_BYTES = 4_000_000_000
 ROOM = 1.05  # of what is written must be free: index and headers come on top
 
 
@@ -60,7 +61,7 @@ def plan_import(folder: Folder, model: Model, seed: int, dtype: torch.dtype | No
 
 def write_checkpoint(plan: Import, into: Path, progress: Callable[[int, int], None]) -> dict[str, str]:
     """Fill the folder `into`, or go on filling it after a kill. The sha256 of every file by name."""
-    return write(into, plan.slices, plan.identity, progress)
+    return write(into, plan.slices, plan.identity, progress, MAX_FILE_BYTES)
 
 
 def no_room(plan: Import, into: Path) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from athanor.models.conversions import HEAD, Correspondence, correspondences
 from athanor.models.huggingface_folder import INDEX_FILE
 from athanor.models.origin import Origin, copy_files
 from athanor.models.safetensors_file import DTYPES, Header, subset
+from athanor.models.torch_dist import ShardedCheckpoint
 from athanor.models.weight_files import (
     Progress,
     file_names,
@@ -28,39 +30,59 @@ MAX_SHARD_BYTES = 5_000_000_000
 CONFIG_DTYPES = ("dtype", "torch_dtype")  # of transformers 5 and 4
 
 
-def restore(
-    checkpoint: Path, model: Model, origin: Origin, folder: Path, progress: Progress, dtype: torch.dtype | None = None
-) -> None:
-    """Write `checkpoint`, a `model`, as the folder that `origin` was.
+@dataclass(frozen=True)
+class Restoration:
+    """What will be written, checked."""
+
+    origin: Origin
+    source: ShardedCheckpoint
+    table: tuple[Correspondence, ...]
+    layout: Mapping[str, Header]
+    same_layout: bool
+    config: Mapping[str, object]
+    transformers_knows: bool
+
+    @property
+    def bytes(self) -> int:
+        """Of all weight files."""
+        return sum(header.file_bytes for header in self.layout.values())
+
+
+def plan_restore(checkpoint: Path, model: Model, origin: Origin, dtype: torch.dtype | None = None) -> Restoration:
+    """How `checkpoint`, a `model`, becomes the folder that `origin` was.
 
     `dtype` None: every tensor has the type that it had there, and where no shape changed the same file and place, so that
-    an unchanged model gives the same bytes. Memory is one tensor's; finished files of an interrupted call are kept.
-    Raises CheckpointError and ExportError.
+    an unchanged model gives the same bytes. Raises CheckpointError and ExportError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     family = origin.described.family.with_layers(layers_of(model))
     entries = {name: entry for header in origin.headers.values() for name, entry in header.entries.items()}
-    table = list(correspondences(model, family, head_beside_tied=model.tie_embeddings and HEAD in entries))
+    table = tuple(correspondences(model, family, head_beside_tied=model.tie_embeddings and HEAD in entries))
     source = open_checkpoint(checkpoint, model, table)
     shapes = {name: shape for piece in table for name, shape in piece.huggingface}
     before = {name: entry.shape for name, entry in entries.items() if name not in origin.carried}
     same_layout = dtype is None and shapes == before
     layout = origin.headers if same_layout else _new_layout(origin, table, dtype)
-
-    copy_files(origin, folder)
     config = adapted(origin.described, model)
     _set_dtype(config, dtype)
-    if config != origin.described.config:
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    write_weights(folder, layout, source, table, progress, origin.carried)
-    if same_layout and (origin.path / INDEX_FILE).is_file():
+    return Restoration(origin, source, table, layout, same_layout, config, not family.has_other_parts)
+
+
+def restore(plan: Restoration, folder: Path, progress: Progress) -> None:
+    """Fill `folder` and verify it. Memory is one tensor's; finished files of an interrupted call are kept."""
+    origin = plan.origin
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_files(origin, folder)
+    if plan.config != origin.described.config:
+        (folder / CONFIG).write_text(json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n")
+    write_weights(folder, plan.layout, plan.source, plan.table, progress, origin.carried)
+    if plan.same_layout and (origin.path / INDEX_FILE).is_file():
         shutil.copyfile(origin.path / INDEX_FILE, folder / INDEX_FILE)
     else:
-        write_index(folder, layout)
-    verify(folder, layout, transformers_knows=not family.has_other_parts)
+        write_index(folder, plan.layout)
+    verify(folder, plan.layout, transformers_knows=plan.transformers_knows)
 
 
-def _new_layout(origin: Origin, table: list[Correspondence], dtype: torch.dtype | None) -> Mapping[str, Header]:
+def _new_layout(origin: Origin, table: Sequence[Correspondence], dtype: torch.dtype | None) -> Mapping[str, Header]:
     """Files of the decoder, filled anew, then those of what is carried, as they were kept."""
     kept = {name: entry.dtype for header in origin.headers.values() for name, entry in header.entries.items()}
     usual = kept[table[0].huggingface[0][0]]  # the embedding's, for tensors that were not there

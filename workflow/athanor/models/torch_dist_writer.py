@@ -30,7 +30,6 @@ from torch.distributed.checkpoint.metadata import (
 from athanor.artifacts.files import sha256_of, write_json
 from athanor.models.torch_dist import COMPLETE, CONTENT
 
-MAX_FILE_BYTES = 4_000_000_000
 INDEX, COMMON, PLAN = ".metadata", "common.pt", ".plan.json"
 
 
@@ -62,7 +61,7 @@ def write(
     slices: Iterable[Slice],
     identity: str,
     progress: Callable[[int, int], None],
-    max_file_bytes: int = MAX_FILE_BYTES,
+    max_file_bytes: int,
 ) -> dict[str, str]:
     """Fill `folder` with a checkpoint of `slices`; the sha256 of every file by name.
 
