@@ -15,6 +15,7 @@ signal.signal(signal.SIGHUP, lambda *_: None)
 
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
+    "tests/training/test_conversion.py",
     "tests/training/test_dense.py",
     "tests/training/test_freezing.py",
     "tests/training/test_layouts.py",
@@ -41,7 +42,9 @@ START_PROCESSES = (
 # These train or evaluate a model: `make test` runs them one after the other, the rest on two processes.
 TRAIN = (
     "tests/lifecycle/",
+    "tests/training/test_conversion.py",
     "tests/training/test_dense.py",
+    "tests/training/test_conversion.py",
     "tests/training/test_dense.py",
     "tests/training/test_freezing.py",
     "tests/training/test_layouts.py",

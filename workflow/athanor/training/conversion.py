@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.files import sha256_of, write_json
 from athanor.models.conversions import ConversionError
@@ -95,6 +96,7 @@ def to_huggingface(source: Path, out: Path, wishes: Wishes) -> str:
             raise FolderError(source, problems)
         beside = out.absolute().with_name(f".{out.name}.writing")
         _begin(beside, {"checkpoint": sha256_of(source / FINAL / STATE), "dtype": wishes.dtype, "like": _identity(origin)})
+        disable_progress_bar()  # of loading the result for its proof
         say = _Progress(1, "weight files")
         restore(plan, beside, say)
         (beside / PLAN).unlink()
