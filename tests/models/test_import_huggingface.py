@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from athanor.models.folder_files import FolderError, digest
 from athanor.models.growth import extend_rows
-from athanor.models.huggingface_folder import FolderError, digest, open_folder
+from athanor.models.huggingface_folder import open_folder
 from athanor.models.import_huggingface import plan_import
 from athanor.models.origin import HUGGINGFACE, open_origin
 from athanor.models.restore import plan_restore, restore

@@ -29,6 +29,7 @@ def started(project: Project, config: dict[str, Any], **keys: Any) -> Path:
     folder = project.root / "models" / "base"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
     save_file({"model.norm.weight": torch.ones(128)}, folder / "model.safetensors")
     data = put(base(), "pretrain.init_from", "models/base")
     for key, value in keys.items():
@@ -67,6 +68,13 @@ def test_folder_that_is_not_there_or_does_not_convert_is_a_problem(project: Proj
     assert "config.json: architectures=['LlamaForCausalLM']: not one of Qwen3ForCausalLM" in two
     (project.root / "models" / "base" / "config.json").unlink()
     assert "config.json: cannot be read: No such file or directory" in problems(file)[1]
+
+
+def test_folder_without_its_tokenizer_is_a_problem(project: Project) -> None:
+    file = started(project, CONFIG, pretrain__init_from_sha256="d" * 64)
+    (project.root / "models" / "base" / "tokenizer.json").unlink()
+    [problem] = problems(file)
+    assert "has no tokenizer.json, and its weights know no other tokenizer" in problem
 
 
 def test_digest_without_a_folder_is_a_problem(project: Project) -> None:

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from athanor.artifacts.run import StageError, StageRun
 from athanor.cli import main
-from athanor.models.huggingface_folder import digest, open_folder
+from athanor.models.folder_files import digest
+from athanor.models.huggingface_folder import open_folder
 from athanor.models.import_huggingface import plan_import
 from athanor.recipe.loading import resolved_text
 from athanor.recipe.schema import Model, Precision, Recipe
@@ -156,7 +157,7 @@ def test_start_from_a_folder_that_changed_since_it_was_locked_is_refused(tmp_pat
     source = write_folder(tmp_path / "source", MOE)
     made = start_recipe(source)
     edit_config(source, use_cache=False)
-    with pytest.raises(StageError, match=r"The folder changed: bring back the old files, or run `athanor recipe lock`"):
+    with pytest.raises(StageError, match=r"the folder changed; bring back the old files, or run `athanor recipe lock`"):
         initialized(made, tmp_path / "start")
     assert not (tmp_path / "start" / FINAL).exists()
 

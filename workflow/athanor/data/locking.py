@@ -12,7 +12,7 @@ from athanor.artifacts.run import StageError
 from athanor.artifacts.store import download_folder
 from athanor.data.sources import resolve_source
 from athanor.data.sources.cache import DownloadCache
-from athanor.models.huggingface_folder import FolderError, digest
+from athanor.models.folder_files import FolderError, digest
 from athanor.recipe.consistency import floating, start_floats
 from athanor.recipe.loading import load_site, project_folder, read_recipe
 from athanor.recipe.problems import RecipeError

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from athanor.models.conversions import correspondences
-from athanor.models.huggingface_folder import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
+from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
 from athanor.recipe.families import CONFIG, QWEN3, QWEN3_MOE, family_of
 from athanor.recipe.schema import Export, Model, Precision

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from athanor.artifacts.files import sha256_of
+from athanor.models.folder_files import FolderError
 from athanor.models.growth import Growth, Piece, pieces
-from athanor.models.huggingface_folder import Folder, FolderError
+from athanor.models.huggingface_folder import Folder
 from athanor.models.origin import kept_bytes
 from athanor.models.safetensors_file import DTYPES
 from athanor.models.torch_dist_writer import Slice, write

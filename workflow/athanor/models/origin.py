@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from athanor.artifacts.files import write_json
-from athanor.models.huggingface_folder import INDEX_FILE, Folder, open_folder
+from athanor.models.folder_files import INDEX_FILE
+from athanor.models.huggingface_folder import Folder, open_folder
 from athanor.models.safetensors_file import Header, SafetensorsWriter, parse_header, read_header, subset
 from athanor.recipe.families import Described, read_config
 from athanor.recipe.schema import Model

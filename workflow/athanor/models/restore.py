@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from athanor.models.conversions import HEAD, Correspondence, correspondences
-from athanor.models.huggingface_folder import INDEX_FILE
+from athanor.models.folder_files import INDEX_FILE
 from athanor.models.origin import Origin, copy_files
 from athanor.models.safetensors_file import DTYPES, Header, subset
 from athanor.models.torch_dist import ShardedCheckpoint

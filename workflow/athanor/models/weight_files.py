@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from athanor.models.conversions import Correspondence, Shape, stacked_shape
-from athanor.models.huggingface_folder import INDEX_FILE, ONE_FILE
+from athanor.models.folder_files import INDEX_FILE, ONE_FILE
 from athanor.models.origin import Place
 from athanor.models.safetensors_file import LETTERS, Header, SafetensorsError, SafetensorsWriter, make_header, read_header
 from athanor.models.torch_dist import CheckpointError, ShardedCheckpoint

@@ -31,7 +31,7 @@ def _model(r: Recipe) -> Iterator[Problem]:
         yield Problem("model.qk_norm", m.qk_norm, "the Hugging Face forms (Qwen3, Qwen3-MoE) have it built in; use true")
     if m.num_experts and m.experts_per_token > m.num_experts:
         yield Problem("model.experts_per_token", m.experts_per_token, f"at most model.num_experts={m.num_experts}")
-    if m.vocab_size < r.tokenizer.vocab_size:
+    if m.vocab_size < r.tokenizer.vocab_size and not r.pretrain.init_from:
         advice = f"smaller than tokenizer.vocab_size={r.tokenizer.vocab_size}; use at least that"
         yield Problem("model.vocab_size", m.vocab_size, advice)
     if r.pretrain.sequence_length > m.max_sequence_length:
@@ -103,6 +103,8 @@ def _start(r: Recipe, project: Path) -> Iterator[Problem]:
         for problem in error.problems:
             yield Problem(where, p.init_from, f"{CONFIG}: {problem}")
         return
+    if not (project / p.init_from / "tokenizer.json").is_file():
+        yield Problem(where, p.init_from, "has no tokenizer.json, and its weights know no other tokenizer; save it there")
     for key, value, advice in differences(r.model, described.model):
         yield Problem(f"model.{key}", value, f"{advice} ({where}={p.init_from})")
 

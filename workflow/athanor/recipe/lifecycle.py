@@ -121,7 +121,7 @@ def _lay_out(r: Recipe, graph: Lifecycle) -> None:
     """The whole life, top to bottom."""
     used = {name: r.data.sources[name] for name in r.data.sources if name in r.pretrain.mixture}
     documents = {name: graph.add("fetch", name, _fetch_section(r, source), {}) for name, source in used.items()}
-    tokenizer = graph.add("tokenizer", "bpe", _tokenizer_section(r), documents)
+    tokenizer = graph.add("tokenizer", "bpe", _tokenizer_section(r), {} if r.pretrain.init_from else documents)
 
     tokens: dict[str, Artifact] = {}
     for name, source in used.items():
@@ -165,6 +165,9 @@ def _only(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _tokenizer_section(r: Recipe) -> dict[str, Any]:
+    if r.pretrain.init_from:  # the one that those weights were trained with; nothing is trained
+        tokens = {"tokenizer.special_tokens": r.tokenizer.special_tokens, "model.vocab_size": r.model.vocab_size}
+        return {"pretrain.init_from_sha256": r.pretrain.init_from_sha256, **tokens}
     return {**flatten(r.tokenizer, "tokenizer"), **flatten(r.pretrain.mixture, "pretrain.mixture")}
 
 

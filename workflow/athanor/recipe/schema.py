@@ -151,7 +151,7 @@ class Data:
 
 @dataclass
 class Tokenizer:
-    """Byte-level BPE trained on the training documents."""
+    """Byte-level BPE trained on the training documents; with `pretrain.init_from` it is that folder's own instead."""
 
     vocab_size: int = key(4096, "entries, special tokens included", low=300, high=1_000_000)
     sample_bytes: int = key(10_000_000, "training text taken from all sources by mixture weight", unit=Unit.BYTES, above=0)

@@ -15,7 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.files import sha256_of, write_json
 from athanor.models.conversions import ConversionError
-from athanor.models.huggingface_folder import FolderError, open_folder
+from athanor.models.folder_files import FolderError
+from athanor.models.huggingface_folder import open_folder
 from athanor.models.import_huggingface import lack_of_room, no_room, plan_import
 from athanor.models.origin import HUGGINGFACE, ORIGIN_FILE, Origin, OriginError, open_origin
 from athanor.models.restore import Restoration, plan_restore, restore

@@ -8,7 +8,8 @@ from pathlib import Path
 from athanor.artifacts.files import write_json
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.conversions import ConversionError
-from athanor.models.huggingface_folder import FolderError, digest, open_folder
+from athanor.models.folder_files import FolderError, require_digest
+from athanor.models.huggingface_folder import open_folder
 from athanor.models.import_huggingface import Import, no_room, plan_import, write_checkpoint
 from athanor.models.origin import HUGGINGFACE, keep
 from athanor.models.safetensors_file import SafetensorsError
@@ -48,11 +49,7 @@ def import_start(stage: StageRun, recipe: Recipe) -> Outcome:
         plan = plan_import(folder, recipe.model, recipe.seed)
         if lack := no_room(plan, stage.folder):
             raise StageError(f"No space left on device: {lack}")
-        if (found := digest(source, hashed)) != recipe.pretrain.init_from_sha256:
-            raise StageError(
-                f"pretrain.init_from={recipe.pretrain.init_from}: sha256 of its files is {found}, the recipe says "
-                f"{recipe.pretrain.init_from_sha256}. The folder changed: bring back the old files, or run `athanor recipe lock`"
-            )
+        require_digest(source, recipe.pretrain.init_from_sha256, hashed)
         write_import(plan, stage.folder, written)
     except (FolderError, ConversionError, SafetensorsError) as error:
         raise StageError(str(error)) from error
