@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun, Stopped
-from athanor.data.bpe import load
+from athanor.data.bpe import load, token_bytes
 from athanor.data.documents import HELD_OUT_FILE, read_documents
 from athanor.data.token_store import read_tokens
 from athanor.models.folder_files import digest
@@ -159,6 +159,17 @@ def test_weights_bring_their_tokenizer_along(from_weights: Pipeline, tmp_path: P
     _, documents = from_weights.run(fetch, "x", {})
     encoded, _ = from_weights.run(tokenize, "x-0", {"documents": documents, "tokenizer": bpe})
     assert int(encoded.counters["tokens"]) > 0
+
+
+def test_tokenizer_of_weights_that_composes_characters_leaves_bytes_as_they_are(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "NFC"}}))
+    decomposed = "e\u0301te\u0301"
+    encoder = load(tmp_path)
+    ids = encoder.encode(decomposed, add_special_tokens=False).ids
+    assert encoder.decode(ids) == decomposed
+    assert sum(token_bytes(encoder)[i] for i in ids) == len(decomposed.encode())
 
 
 def test_tokenizer_of_weights_that_changed_is_refused(from_weights: Pipeline, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer as Encoder
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from athanor.artifacts.files import write_atomically
 from athanor.artifacts.run import StageError
@@ -102,9 +102,15 @@ def adopt(source: Path, recipe: Tokenizer, rows: int, folder: Path) -> tuple[Enc
 
 
 def load(folder: Path) -> Encoder:
-    """The tokenizer, reading the names of special tokens inside a text as ordinary text: no document can end itself."""
+    """The tokenizer, reading the names of special tokens inside a text as ordinary text: no document can end itself.
+
+    A text's bytes stay as they are: Qwen's tokenizer would compose characters (NFC) first, which changes the few texts that are
+    not composed already, and what is to be predicted with them.
+    """
     encoder = Encoder.from_file(str(folder / TOKENIZER_FILE))
     encoder.encode_special_tokens = True
+    if isinstance(encoder.normalizer, normalizers.NFC):
+        encoder.normalizer = None
     return encoder
 
 
