@@ -87,6 +87,17 @@ def test_convert_of_neither_form_says_what_is_wanted(tmp_path: Path, capsys: pyt
     assert "--experts is for conversion to megatron" in report
 
 
+def test_convert_like_a_folder_of_another_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(write_folder(tmp_path / "source", MOE), tmp_path / "imported") == 0
+    other = write_folder(tmp_path / "other", DENSE)
+    edit_config(write_folder(tmp_path / "source-2", MOE), rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    assert convert(tmp_path / "imported", tmp_path / "back", "--like", other) == 1
+    assert "expert_ffn_size is 56; the weights have 40; use 40" in capsys.readouterr().err
+    assert convert(tmp_path / "imported", tmp_path / "back", "--like", tmp_path / "source-2") == 1
+    assert "rope_base is 5000.0; the weights have 1000000.0" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+
+
 def _die_half_way(source: Path, into: Path) -> None:
     folder = open_folder(source)
 

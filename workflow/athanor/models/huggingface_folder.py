@@ -80,7 +80,7 @@ def open_folder(path: Path) -> Folder:
 
 def _contradictions(path: Path, headers: dict[str, Header], file_of: dict[str, str]) -> Iterator[str]:
     """Tensors that the index has elsewhere, or that two files have, or whose bytes are not those of their shape."""
-    if INDEX_FILE in {p.name for p in path.iterdir()} and headers:
+    if headers and (path / INDEX_FILE).is_file():
         index = json.loads((path / INDEX_FILE).read_text())["weight_map"]
         wrong = [tensor for tensor, name in index.items() if name in headers and tensor not in headers[name].entries]
         if wrong:

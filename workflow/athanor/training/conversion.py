@@ -23,7 +23,7 @@ from athanor.models.restore import Restoration, plan_restore, restore
 from athanor.models.safetensors_file import SafetensorsError
 from athanor.models.torch_dist import CheckpointError
 from athanor.models.weight_files import ExportError
-from athanor.recipe.families import ConfigError
+from athanor.recipe.families import ConfigError, differences
 from athanor.recipe.loading import load_resolved
 from athanor.recipe.schema import Model
 from athanor.training.checkpoints import FINAL, STATE
@@ -140,12 +140,20 @@ def _origin_and_model(source: Path, wishes: Wishes, problems: list[str]) -> tupl
     origin = open_origin(like)
     own = source / HUGGINGFACE / ORIGIN_FILE
     if own.is_file():
-        imported = open_origin(own.parent).model
-        assert imported is not None
-        return origin, imported
-    if (source / RECIPE).is_file():
-        return origin, load_resolved(source / RECIPE).model
-    raise FolderError(source, [*problems, f"neither {HUGGINGFACE}/{ORIGIN_FILE} nor {RECIPE} says what model this is"])
+        model = open_origin(own.parent).model
+    elif (source / RECIPE).is_file():
+        model = load_resolved(source / RECIPE).model
+    else:
+        model = None
+    if model is None:
+        raise FolderError(source, [*problems, f"neither {HUGGINGFACE}/{ORIGIN_FILE} nor {RECIPE} says what model this is"])
+    problems += [
+        f"{like} is of another model: {key} is {value}; {advice}"
+        for key, value, advice in differences(model, origin.described.model)
+    ]
+    if problems:
+        raise FolderError(source, problems)
+    return origin, model
 
 
 def _identity(origin: Origin) -> str:
