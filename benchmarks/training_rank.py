@@ -149,8 +149,10 @@ def initialize(order: Order) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from athanor.models.huggingface import configuration, conversions
+    from athanor.models.conversions import correspondences
+    from athanor.models.huggingface import configuration
     from athanor.models.torch_dist import ShardedCheckpoint
+    from athanor.recipe.families import QWEN3_MOE
     from athanor.training.checkpoints import FINAL
     from athanor.training.initialization import initialize as initialize_model
 
@@ -158,9 +160,9 @@ def initialize(order: Order) -> None:
     initialize_model(stage, order.recipe)
     source = ShardedCheckpoint(order.folder / FINAL)
     tensors = {}
-    for piece in conversions(order.recipe.model):
-        converted = piece.convert(source.read(piece.source, piece.index))
-        tensors.update({name: t.contiguous() for (name, _), t in zip(piece.targets, converted, strict=True)})
+    for piece in correspondences(order.recipe.model, QWEN3_MOE):
+        parts = piece.split(source.read(piece.megatron, piece.index))
+        tensors.update({name: t.contiguous() for (name, _), t in zip(piece.huggingface, parts, strict=True)})
     (order.folder / "model").mkdir()
     configuration(order.recipe.model, torch.float32, None, None).save_pretrained(order.folder / "model")
     save_file(tensors, order.folder / "model" / "model.safetensors", metadata={"format": "pt"})

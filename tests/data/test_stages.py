@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from athanor.artifacts.run import Input, Outcome, StageRun, Stopped
-from athanor.data.bpe import load
+from athanor.artifacts.run import Input, Outcome, StageError, StageRun, Stopped
+from athanor.data.bpe import load, token_bytes
 from athanor.data.documents import HELD_OUT_FILE, read_documents
 from athanor.data.token_store import read_tokens
+from athanor.models.folder_files import digest
 from athanor.recipe.schema import Recipe
 from athanor.stages import fetch, tokenize, tokenizer
+from tests.evaluation.tiny import write_model
 
 InputOf = Callable[[StageRun, Outcome], Input]
 
@@ -135,3 +138,58 @@ def test_stages_report_progress_to_the_end(pipeline: Pipeline) -> None:
         stage.heartbeat.beat = lambda *mark, marks=marks: marks.append(mark)  # type: ignore[method-assign]
         outcome = tokenize.run(stage)
         assert marks[-1] == (outcome.counters["documents"], outcome.counters["documents"], "documents")
+
+
+@pytest.fixture
+def from_weights(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
+    """The pipeline with `pretrain.init_from`, a folder with a tokenizer of its own."""
+    folder = tmp_path / "weights"
+    write_model(folder)
+    start = {"init_from": str(folder), "init_from_sha256": digest(folder, lambda done, total: None)}
+    model = replace(pipeline.recipe.model, vocab_size=320)
+    recipe = replace(pipeline.recipe, model=model, pretrain=replace(pipeline.recipe.pretrain, **start))
+    return Pipeline(tmp_path / "store", recipe, pipeline._input_of)
+
+
+def test_weights_bring_their_tokenizer_along(from_weights: Pipeline, tmp_path: Path) -> None:
+    outcome, bpe = from_weights.run(tokenizer, "bpe", {})
+    assert outcome.counters["vocabulary"] == 300
+    for name in outcome.files:
+        assert (bpe.folder / name).read_bytes() == (tmp_path / "weights" / name).read_bytes()
+    _, documents = from_weights.run(fetch, "x", {})
+    encoded, _ = from_weights.run(tokenize, "x-0", {"documents": documents, "tokenizer": bpe})
+    assert int(encoded.counters["tokens"]) > 0
+
+
+def test_tokenizer_of_weights_that_composes_characters_leaves_bytes_as_they_are(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "NFC"}}))
+    decomposed = "e\u0301te\u0301"
+    encoder = load(tmp_path)
+    ids = encoder.encode(decomposed, add_special_tokens=False).ids
+    assert encoder.decode(ids) == decomposed
+    assert sum(token_bytes(encoder)[i] for i in ids) == len(decomposed.encode())
+
+
+def test_tokenizer_of_weights_that_changed_is_refused(from_weights: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "tokenizer.json"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(StageError, match="the folder changed"):
+        from_weights.run(tokenizer, "bpe", {})
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "says"),
+    [
+        ({"vocab_size": 299}, {}, "its tokenizer has 300 ids, model.vocab_size=299 rows"),
+        ({}, {"special_tokens": ["<|end|>", "<|pad|>"]}, r"no token is tokenizer.special_tokens\[0\]='<\|end\|>'"),
+    ],
+)
+def test_tokenizer_of_weights_that_does_not_fit_is_refused(
+    from_weights: Pipeline, model: dict[str, Any], words: dict[str, Any], says: str
+) -> None:
+    recipe = from_weights.recipe
+    other = replace(recipe, model=replace(recipe.model, **model), tokenizer=replace(recipe.tokenizer, **words))
+    with pytest.raises(StageError, match=says):
+        Pipeline(from_weights.root, other, from_weights._input_of).run(tokenizer, "bpe", {})

@@ -64,6 +64,8 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "model.init_std": (0.01, MODEL),
     "model.aux_loss_coefficient": (1e-3, MODEL),
     "model.z_loss_coefficient": (1e-3, MODEL),
+    "pretrain.init_from": ("models/base", MODEL | TOKENIZER),
+    "pretrain.init_from_sha256": ("d" * 64, NOTHING),  # of no folder
     "pretrain.token_budget": ("2M", PRETRAIN),
     "pretrain.milestone_tokens": (["600K"], PRETRAIN),
     "pretrain.sequence_length": (256, VALIDATION),

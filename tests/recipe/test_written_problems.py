@@ -42,6 +42,10 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
         {"pretrain.parallel.ranks": 3, "pretrain.parallel.expert": 3, "pretrain.batch_tokens": 3072},
         "pretrain.parallel.expert=3: does not divide model.num_experts=8; use 1",
     ),
+    "expert ranks of a dense model": (
+        {"model.num_experts": 0, "pretrain.parallel.ranks": 2, "pretrain.parallel.expert": 2},
+        "pretrain.parallel.expert=2: model.num_experts=0: there are no experts to spread; use 1",
+    ),
     "more expert ranks than a stage has": (
         {"pretrain.parallel.ranks": 4, "pretrain.parallel.expert": 8},
         "pretrain.parallel.expert=8: does not divide the ranks of a pipeline stage=4; use 4",

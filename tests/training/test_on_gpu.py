@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from athanor.models.huggingface import conversions
+from athanor.models.conversions import correspondences
 from athanor.models.torch_dist import ShardedCheckpoint
+from athanor.recipe.families import QWEN3_MOE
 from athanor.recipe.schema import Precision, Recipe
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
@@ -116,8 +117,8 @@ def test_every_weight_of_a_gpu_checkpoint_is_exported(precision: Precision, star
     job = Job(tmp_path / "run", _recipe(precision), start, 2 * BATCH)
     _run(job)
     checkpoint, used = ShardedCheckpoint(job.folder / FINAL), set()
-    for piece in conversions(job.recipe.model):
-        tensors = piece.convert(checkpoint.read(piece.source, piece.index))
-        used.add(piece.source)
+    for piece in correspondences(job.recipe.model, QWEN3_MOE):
+        tensors = piece.split(checkpoint.read(piece.megatron, piece.index))
+        used.add(piece.megatron)
         assert all(torch.isfinite(tensor).all() for tensor in tensors)
     assert used == {name for name in checkpoint.weights() if "_extra_state" not in name}

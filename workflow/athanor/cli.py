@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from athanor import convert
+
 if TYPE_CHECKING:
     from athanor.campaign.campaign import Campaign
 
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_campaign_commands(commands)
     _add_recipe_commands(commands)
     _add_site_commands(commands)
+    convert.add_command(commands)
     stage = commands.add_parser("stage", help="run one stage (the rules call this)")
     stage.add_argument("name")
     stage.add_argument("--recipe", type=Path, required=True, help="resolved recipe (plan.yaml)")

@@ -5,15 +5,17 @@ arXiv:2402.14903). Every byte is in the vocabulary, so any text comes back exact
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer as Encoder
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from athanor.artifacts.files import write_atomically
 from athanor.artifacts.run import StageError
 from athanor.data.documents import read_documents
+from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.recipe.schema import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -80,10 +82,35 @@ def save(encoder: Encoder, recipe: Tokenizer, folder: Path) -> tuple[str, ...]:
     return TOKENIZER_FILE, CONFIG_FILE
 
 
+def adopt(source: Path, recipe: Tokenizer, rows: int, folder: Path) -> tuple[Encoder, tuple[str, ...]]:
+    """Copy the tokenizer of the Hugging Face folder `source`, for an embedding of `rows`; it and the file names.
+
+    Raises StageError where it does not fit: more ids than rows, or no token that ends a document.
+    """
+    names = tuple(name for name in (*TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES) if (source / name).is_file())
+    if TOKENIZER_FILE not in names:
+        raise StageError(f"{source} has no {TOKENIZER_FILE}; save its tokenizer there: tokenizers in other forms are not read")
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    encoder = load(folder)
+    if encoder.get_vocab_size() > rows:
+        raise StageError(f"{source}: its tokenizer has {encoder.get_vocab_size()} ids, model.vocab_size={rows} rows; use more")
+    if encoder.token_to_id(end := recipe.special_tokens[0]) is None:
+        known = ", ".join(token.content for token in encoder.get_added_tokens_decoder().values())
+        raise StageError(f"{source}: no token is tokenizer.special_tokens[0]={end!r}, which ends documents; there are {known}")
+    return encoder, names
+
+
 def load(folder: Path) -> Encoder:
-    """The tokenizer, reading the names of special tokens inside a text as ordinary text: no document can end itself."""
+    """The tokenizer, reading the names of special tokens inside a text as ordinary text: no document can end itself.
+
+    A text's bytes stay as they are: Qwen's tokenizer would compose characters (NFC) first, which changes the few texts that are
+    not composed already, and what is to be predicted with them.
+    """
     encoder = Encoder.from_file(str(folder / TOKENIZER_FILE))
     encoder.encode_special_tokens = True
+    if isinstance(encoder.normalizer, normalizers.NFC):
+        encoder.normalizer = None
     return encoder
 
 

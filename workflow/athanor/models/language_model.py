@@ -1,4 +1,4 @@
-"""The language model: Megatron-Core's GPTModel with MoE layers, made from the recipe; TE layers on a GPU, local on a CPU.
+"""The language model: Megatron-Core's GPTModel with MoE or dense layers, made from the recipe; TE's on a GPU, local on a CPU.
 
 RMSNorm, SwiGLU, rotary positions, grouped-query attention with normalised queries and keys, and dropless top-k
 routing. Checkpoint keys are the same for both kinds of layers.
@@ -112,12 +112,19 @@ def transformer_config(
 
 
 def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
+    ranks = {
+        "expert_model_parallel_size": parallel.expert,
+        "expert_tensor_parallel_size": expert_tensor_ranks(parallel),
+    }
+    if not model.num_experts:
+        return ranks
     # With calculate_per_token_loss the router scales its losses by the rank's own tokens (moe/router.py,
     # attach_and_log_load_balancing_loss), so sequence and context parallelism divide them: undo that. The loss by
     # sequence it scales by the tokens of one sequence instead of the micro-batch (get_tokens_per_expert_and_token_count
     # counts the rows of [seq, batch * experts]): undo that too, else the micro-batch size would decide its strength.
     cut = parallel.context * parallel.tensor
     return {
+        **ranks,
         "num_moe_experts": model.num_experts,
         "moe_router_topk": model.experts_per_token,
         # Softmax over the chosen experts; Megatron wants it over all of them where only one is chosen.
@@ -130,8 +137,6 @@ def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
         "moe_router_dtype": "fp32",
         "moe_token_dispatcher_type": parallel.dispatch.value,
         "moe_grouped_gemm": not ON_CPU,
-        "expert_model_parallel_size": parallel.expert,
-        "expert_tensor_parallel_size": expert_tensor_ranks(parallel),
     }
 
 
@@ -157,8 +162,10 @@ def layer_spec(config: TransformerConfig, chunk: int = 0, emulated: BlockScaling
         first = get_transformer_layer_offset(config, vp_stage=number)
         spec.layer_specs = [deepcopy(layer) for layer in spec.layer_specs]  # Megatron's are one and the same
         for layer_number, layer in enumerate(spec.layer_specs, start=first):
-            # In Transformer Engine's MoE layer this norm keeps its own name: name it so in checkpoints here too.
-            layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
+            if config.num_moe_experts:
+                # In Transformer Engine's MoE layer this norm keeps its own name, in its dense layer it is part of
+                # linear_fc1: name it so in checkpoints here too.
+                layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
             eight_bits = emulated if not is_first_last_bf16_layer(config, layer_number) else None
             replace_in_spec(layer, _block_scaled(eight_bits) if eight_bits else {SequentialMLP: TorchExperts})
         replace_in_spec(spec, {DotProductAttention: TorchCoreAttention})

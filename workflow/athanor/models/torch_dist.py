@@ -15,6 +15,12 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 
 COMPLETE = "metadata.json"  # Megatron-Core writes it last
+CONTENT = {  # what Megatron-Core asks a checkpoint's metadata about how the optimizer is in it
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "chained_optim_avoid_prefix": True,
+    "singleton_local_shards": False,
+}
 
 
 class CheckpointError(Exception):

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from athanor.recipe.environments import environments
+from athanor.recipe.families import CONFIG, ConfigError, differences, read_config
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem, not_divisible
@@ -19,7 +20,7 @@ SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (d
 def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
     """Every rule the recipe breaks; `project` is where relative paths of local sources start."""
     found = [problem for rule in RULES for problem in rule(recipe)]
-    return [*found, *_missing_files(recipe, project)]
+    return [*found, *_missing_files(recipe, project), *_start(recipe, project)]
 
 
 def _model(r: Recipe) -> Iterator[Problem]:
@@ -28,10 +29,10 @@ def _model(r: Recipe) -> Iterator[Problem]:
     if m.head_dim % 2:
         yield Problem("model.head_dim", m.head_dim, f"rotary positions need an even width; use {m.head_dim + 1}")
     if not m.qk_norm:
-        yield Problem("model.qk_norm", m.qk_norm, "the Hugging Face form (Qwen3-MoE) has it built in; use true")
-    if m.experts_per_token > m.num_experts:
+        yield Problem("model.qk_norm", m.qk_norm, "the Hugging Face forms (Qwen3, Qwen3-MoE) have it built in; use true")
+    if m.num_experts and m.experts_per_token > m.num_experts:
         yield Problem("model.experts_per_token", m.experts_per_token, f"at most model.num_experts={m.num_experts}")
-    if m.vocab_size < r.tokenizer.vocab_size:
+    if m.vocab_size < r.tokenizer.vocab_size and not r.pretrain.init_from:
         advice = f"smaller than tokenizer.vocab_size={r.tokenizer.vocab_size}; use at least that"
         yield Problem("model.vocab_size", m.vocab_size, advice)
     if r.pretrain.sequence_length > m.max_sequence_length:
@@ -82,6 +83,33 @@ def floating(source: Source) -> str:
     return "" if source.sha256 or source.kind is SourceKind.HUGGINGFACE else "sha256"  # a hub revision is a hash
 
 
+def start_floats(r: Recipe) -> bool:
+    """Whether it is left open what the folder `pretrain.init_from` holds."""
+    return bool(r.pretrain.init_from) and not r.pretrain.init_from_sha256
+
+
+def _start(r: Recipe, project: Path) -> Iterator[Problem]:
+    """Whether the folder that training starts from is the recipe's model, or a smaller one that grows into it."""
+    p, where = r.pretrain, "pretrain.init_from"
+    if p.init_from_sha256 and not p.init_from:
+        yield Problem(f"{where}_sha256", p.init_from_sha256, f"there is no {where}; leave it out")
+    if not p.init_from:
+        return
+    yield from _not_sha256(f"{where}_sha256", p.init_from_sha256)
+    if start_floats(r):
+        yield Problem(where, p.init_from, f"floats (no sha256); lock it: athanor recipe lock {r.name}")
+    try:
+        described = read_config(project / p.init_from)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Problem(where, p.init_from, f"{CONFIG}: {problem}")
+        return
+    if not (project / p.init_from / "tokenizer.json").is_file():
+        yield Problem(where, p.init_from, "has no tokenizer.json, and its weights know no other tokenizer; save it there")
+    for key, value, advice in differences(r.model, described.model):
+        yield Problem(f"model.{key}", value, f"{advice} ({where}={p.init_from})")
+
+
 def _sources(r: Recipe) -> Iterator[Problem]:
     if not r.data.sources:
         yield Problem("data.sources", None, "is empty: declare at least one corpus")
@@ -97,8 +125,12 @@ def _sources(r: Recipe) -> Iterator[Problem]:
         elif missing := floating(source):
             named = f"{source.package or source.path} {source.version}".strip()
             yield Problem(where, named, f"floats (no {missing}); lock it: athanor recipe lock {r.name}")
-        if source.sha256 and not (len(source.sha256) == 64 and set(source.sha256) <= set("0123456789abcdef")):
-            yield Problem(f"{where}.sha256", source.sha256, "expected 64 hexadecimal digits")
+        yield from _not_sha256(f"{where}.sha256", source.sha256)
+
+
+def _not_sha256(where: str, text: str) -> Iterator[Problem]:
+    if text and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
+        yield Problem(where, text, "expected 64 hexadecimal digits")
 
 
 def _mixture(r: Recipe) -> Iterator[Problem]:

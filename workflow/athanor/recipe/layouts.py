@@ -45,7 +45,11 @@ def illegal_layout(r: Recipe) -> Iterator[Problem]:
     yield from _pipeline(r)
     stage = p.ranks // p.pipeline
     cut = expert_tensor_ranks(p)
-    yield from _divisor("expert", p.expert, {"model.num_experts": m.num_experts, "the ranks of a pipeline stage": stage})
+    if m.num_experts:
+        yield from _divisor("expert", p.expert, {"model.num_experts": m.num_experts, "the ranks of a pipeline stage": stage})
+    elif p.expert > 1:
+        yield Problem(f"{WHERE}.expert", p.expert, "model.num_experts=0: there are no experts to spread; use 1")
+        return
     yield from _divisor("expert_tensor", cut, {"model.expert_ffn_size": m.expert_ffn_size})
     if p.expert == 1 and cut != p.tensor:
         advice = f"with expert=1 the experts' gradients would be wrong; use 0 or {p.tensor}"

@@ -121,7 +121,7 @@ def _lay_out(r: Recipe, graph: Lifecycle) -> None:
     """The whole life, top to bottom."""
     used = {name: r.data.sources[name] for name in r.data.sources if name in r.pretrain.mixture}
     documents = {name: graph.add("fetch", name, _fetch_section(r, source), {}) for name, source in used.items()}
-    tokenizer = graph.add("tokenizer", "bpe", _tokenizer_section(r), documents)
+    tokenizer = graph.add("tokenizer", "bpe", _tokenizer_section(r), {} if r.pretrain.init_from else documents)
 
     tokens: dict[str, Artifact] = {}
     for name, source in used.items():
@@ -129,7 +129,7 @@ def _lay_out(r: Recipe, graph: Lifecycle) -> None:
             upstreams = {"documents": documents[name], "tokenizer": tokenizer}
             tokens[f"{name}-{part}"] = graph.add("tokenize", f"{name}-{part}", {"part": part}, upstreams)
 
-    start = graph.add("initialize", "model", {"seed": r.seed, **_model_section(r)}, {})
+    start = graph.add("initialize", "model", _start_section(r), {})
     milestones: dict[str, Artifact] = {}
     last = start
     for end in [*r.pretrain.milestone_tokens, r.pretrain.token_budget]:
@@ -165,7 +165,17 @@ def _only(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _tokenizer_section(r: Recipe) -> dict[str, Any]:
+    if r.pretrain.init_from:  # the one that those weights were trained with; nothing is trained
+        tokens = {"tokenizer.special_tokens": r.tokenizer.special_tokens, "model.vocab_size": r.model.vocab_size}
+        return {"pretrain.init_from_sha256": r.pretrain.init_from_sha256, **tokens}
     return {**flatten(r.tokenizer, "tokenizer"), **flatten(r.pretrain.mixture, "pretrain.mixture")}
+
+
+def _start_section(r: Recipe) -> dict[str, Any]:
+    section = {"seed": r.seed, **_model_section(r)}
+    if r.pretrain.init_from:  # what the folder holds counts, not where it lies
+        section["pretrain.init_from_sha256"] = r.pretrain.init_from_sha256
+    return section
 
 
 def _model_section(r: Recipe) -> dict[str, Any]:

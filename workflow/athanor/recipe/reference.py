@@ -42,7 +42,8 @@ beside the old ones, reruns what depends on it and nothing else, and going back 
 `athanor plan` says what would run and why.
 
 **Locks.** A source without an exact `version` and `sha256` floats, and `check` stops it. `athanor recipe lock NAME` looks
-both up and writes them to `recipes/NAME.lock.yaml`, which is laid over the recipe; commit it beside the recipe.
+both up and writes them to `recipes/NAME.lock.yaml`, which is laid over the recipe; commit it beside the recipe. It does
+the same for the folder of `pretrain.init_from`, whose files it hashes.
 
 **Environments.** `environment` names lock files in `envs/` (`envs/cpu-py311.lock` and its like). The versions of the
 packages that bear on a stage's result are part of its identity; those of all others are not.

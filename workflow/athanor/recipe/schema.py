@@ -158,7 +158,7 @@ class Data:
 
 @dataclass
 class Tokenizer:
-    """Byte-level BPE trained on the training documents."""
+    """Byte-level BPE trained on the training documents; with `pretrain.init_from` it is that folder's own instead."""
 
     vocab_size: int = key(4096, "entries, special tokens included", low=300, high=1_000_000)
     sample_bytes: int = key(10_000_000, "training text taken from all sources by mixture weight", unit=Unit.BYTES, above=0)
@@ -170,16 +170,16 @@ class Tokenizer:
 
 @dataclass
 class Model:
-    """A decoder of MoE layers: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
+    """A decoder of MoE layers, or of dense ones: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
 
     num_layers: int = key(4, "transformer layers", low=1)
     hidden_size: int = key(128, "width of the residual stream", low=8)
     num_attention_heads: int = key(4, "query heads", low=1)
     num_query_groups: int = key(2, "key-value heads; divides the query heads", low=1)
     head_dim: int = key(32, "width of one head", low=4)
-    num_experts: int = key(8, "experts a layer", low=1)
+    num_experts: int = key(8, "experts a layer; 0: dense layers, without a router", low=0)
     experts_per_token: int = key(2, "experts each token is routed to", low=2)
-    expert_ffn_size: int = key(256, "inner width of one expert", low=8)
+    expert_ffn_size: int = key(256, "inner width of one expert, or of a dense layer", low=8)
     vocab_size: int = key(4096, "embedding rows; at least the tokenizer's", low=300)
     max_sequence_length: int = key(512, "longest sequence the positions are made for", unit=Unit.TOKENS, low=8)
     rope_base: float = key(10_000.0, "base of the rotary frequencies", above=1)
@@ -260,6 +260,8 @@ class Checkpoint:
 class Pretrain:
     """Continued pretraining, cut into milestones."""
 
+    init_from: str = key("", "Hugging Face folder whose weights training starts from, relative to the project; empty: fresh ones")
+    init_from_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
     token_budget: int = key(
         1_000_000,
         "tokens trained in all; the last milestone ends with the step that reaches them",

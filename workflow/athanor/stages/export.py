@@ -3,8 +3,10 @@
 from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
-from athanor.models.huggingface import ExportError, export
+from athanor.models.huggingface import export
 from athanor.models.torch_dist import CheckpointError
+from athanor.models.weight_files import ExportError
+from athanor.recipe.families import family_of
 
 MODEL_FOLDER = "model"
 
@@ -32,7 +34,7 @@ def run(stage: StageRun) -> Outcome:
         raise StageError(str(error)) from error
     trained = {name: checkpoint.counters[name] for name in ("step", "tokens") if name in checkpoint.counters}
     sizes = {"parameters": exported.parameters, "weight_bytes": exported.weight_bytes}
-    params = {**sizes, "dtype": stage.recipe.export.dtype, "format": "Qwen3MoeForCausalLM"}
+    params = {**sizes, "dtype": stage.recipe.export.dtype, "format": family_of(stage.recipe.model).architecture}
     stage.spool.model(stage.instance, int(trained.get("step", 0)), MODEL_FOLDER, params, source="huggingface")
     return Outcome(
         files=tuple(f"{MODEL_FOLDER}/{name}" for name in exported.files),

@@ -32,8 +32,9 @@ class RoutingWatch:
         span: tuple[int, int],
         device: torch.device,
     ) -> None:
-        """`shape`: layers and experts; `per_token`: experts a token is routed to; `span`: first and last tokens."""
+        """`shape`: layers and experts (0: dense); `per_token`: experts a token is routed to; `span`: first and last tokens."""
         self.counting = True
+        self.routers = shape[1] > 0  # dense layers have none: nothing is counted, saved or told
         self._layers, self._experts = shape
         self._per_token, self._span = per_token, span
         self.history: NDArray[np.int64] = np.zeros((BINS, *shape), dtype=np.int64)
@@ -47,6 +48,8 @@ class RoutingWatch:
 
     def fold(self, tokens: int) -> None:
         """After every step, on all ranks together: add up what it did. `tokens` are trained with it."""
+        if not self.routers:
+            return
         dist.all_reduce(self._pending)
         counts = self._pending.cpu().numpy().copy()
         self._pending.zero_()
@@ -63,7 +66,9 @@ class RoutingWatch:
         self._pending.zero_()
 
     def take(self) -> dict[str, float]:
-        """Metrics of what was folded since the last look."""
+        """Metrics of what was folded since the last look; none of a model without routers."""
+        if not self.routers:
+            return {}
         metrics = {
             # Busiest expert's tokens over the mean, of the least even layer.
             "expert_load_max_over_mean": float((self._seen.max(axis=1) / np.maximum(1, self._seen.mean(axis=1))).max()),
@@ -79,6 +84,8 @@ class RoutingWatch:
 
     def save(self, folder: Path) -> None:
         """Into a checkpoint (one rank)."""
+        if not self.routers:
+            return
         with (folder / EXPERT_LOAD).open("wb") as file:
             np.save(file, self.history)
             file.flush()

@@ -29,14 +29,8 @@ from megatron.core.transformer.module import Float16Module
 
 from athanor.artifacts.run import StageError
 from athanor.models.language_model import ON_CPU
+from athanor.models.torch_dist import CONTENT
 from athanor.training.optimizer import Learner
-
-CONTENT = {
-    "distrib_optim_sharding_type": "fully_reshardable",
-    "distrib_optim_fully_reshardable_mem_efficient": False,
-    "chained_optim_avoid_prefix": True,
-    "singleton_local_shards": False,
-}
 
 EXTRA_STATE = "_extra_state"
 
