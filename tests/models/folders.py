@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from tests.evaluation.tiny import write_tokenizer
 
@@ -20,7 +28,12 @@ SIZES: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}, "eos_token_id": 0, "pad_token_id": 1,
 }  # fmt: skip
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 56, "norm_topk_prob": True}
-DENSE, MOE, INTERN_S1 = "qwen3", "qwen3_moe", "interns1"
+SHARED: dict[str, Any] = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 56, "n_shared_experts": 1, "use_qk_norm": True,
+    "first_k_dense_replace": 0, "num_mtp_layers": 0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 1.0},
+}  # fmt: skip
+DENSE, MOE, LOSS_FREE, INTERN_S1 = "qwen3", "qwen3_moe", "glm4_moe", "interns1"
 INTERN_PREFIX = "model.language_model."
 
 
@@ -40,12 +53,19 @@ def random_model(family: str, *, tie: bool, dtype: torch.dtype, seed: int) -> Pr
     model: PreTrainedModel
     if family == DENSE:
         model = Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=tie))
+    elif family == LOSS_FREE:
+        model = Glm4MoeForCausalLM(Glm4MoeConfig(**{**SIZES, **SHARED}, tie_word_embeddings=tie))
     else:
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **EXPERTS, tie_word_embeddings=tie))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:
                 weight.mul_(1 + 0.2 * torch.randn_like(weight))
+            if name.endswith("gate.weight") and family == LOSS_FREE:
+                weight.normal_(std=0.2)  # transformers leaves zeros
+        for name, bias in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                bias.normal_(std=0.1)
     return model.to(dtype)
 
 

@@ -22,7 +22,7 @@ from athanor.recipe.schema import Model
 from athanor.training.checkpoints import FINAL, STATE
 from athanor.training.importing import write_import
 from tests import ranks as warm
-from tests.models.folders import DENSE, INTERN_S1, MOE, VOCABULARY, contents, random_model, write_folder
+from tests.models.folders import DENSE, INTERN_S1, LOSS_FREE, MOE, VOCABULARY, contents, random_model, write_folder
 from tests.models.logits import compute
 
 TOLERANCE = 1e-5  # of logits of size 1 to 10, float32
@@ -66,7 +66,7 @@ def tokens() -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("family", [DENSE, MOE, INTERN_S1])
+@pytest.mark.parametrize("family", [DENSE, MOE, LOSS_FREE, INTERN_S1])
 def test_round_trip_gives_every_file_the_same_bytes(family: str, tie: bool, dtype: torch.dtype, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", family, tie=tie, dtype=dtype, shard="60KB")
     assert len(list(source.glob("*.safetensors"))) > 1
@@ -91,7 +91,7 @@ def test_carried_tensors_are_kept_without_the_decoder(tmp_path: Path) -> None:
     assert (kept / "configuration_interns1.py").is_file()
 
 
-@pytest.mark.parametrize(("family", "tie"), [(DENSE, False), (DENSE, True), (MOE, False), (MOE, True)])
+@pytest.mark.parametrize(("family", "tie"), [(DENSE, False), (DENSE, True), (MOE, False), (MOE, True), (LOSS_FREE, False)])
 def test_imported_model_gives_the_logits_of_transformers(family: str, tie: bool, tokens: torch.Tensor, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", family, tie=tie)
     folder = imported(source, tmp_path / "import")
@@ -107,7 +107,7 @@ def test_imported_intern_s1_gives_the_logits_of_its_language_model(tokens: torch
         assert (found - text.eval()(tokens).logits).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize(("family", "size"), [(DENSE, "tensor"), (MOE, "tensor"), (MOE, "expert")])
+@pytest.mark.parametrize(("family", "size"), [(DENSE, "tensor"), (MOE, "tensor"), (MOE, "expert"), (LOSS_FREE, "tensor")])
 def test_imported_checkpoint_loads_into_other_layouts(family: str, size: str, tokens: torch.Tensor, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", family)
     found = megatron_logits(imported(source, tmp_path / "import"), open_folder(source).described.model, tokens, **{size: 2})

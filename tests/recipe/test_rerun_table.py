@@ -64,6 +64,10 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "model.init_std": (0.01, MODEL),
     "model.aux_loss_coefficient": (1e-3, MODEL),
     "model.z_loss_coefficient": (1e-3, MODEL),
+    "model.router": ("loss_free", MODEL),
+    "model.expert_bias_rate": (1e-2, NOTHING),  # of a softmax router, which has no bias
+    "model.shared_experts": (1, MODEL),
+    "model.balance": ("aux_loss", MODEL),
     "pretrain.init_from": ("models/base", MODEL | TOKENIZER),
     "pretrain.init_from_sha256": ("d" * 64, NOTHING),  # of no folder
     "pretrain.token_budget": ("2M", PRETRAIN),

@@ -26,6 +26,23 @@ BETWEEN_KEYS: dict[str, tuple[dict[str, Any], str]] = {
         {"model.experts_per_token": 9},
         "model.experts_per_token=9: at most model.num_experts=8",
     ),
+    "loss-free router without shared experts": (
+        {"model.router": "loss_free"},
+        "model.shared_experts=0: the Hugging Face form of a loss_free router (Glm4Moe) has some; use 1 or more",
+    ),
+    "shared experts beside a softmax router": (
+        {"model.shared_experts": 1},
+        "model.shared_experts=1: only with model.router=loss_free: the Hugging Face form of a softmax router (Qwen3-MoE) has "
+        "none; use 0",
+    ),
+    "loss-free router with tied embeddings": (
+        {"model.router": "loss_free", "model.shared_experts": 1, "model.tie_embeddings": True},
+        "model.tie_embeddings=True: Glm4Moe, the Hugging Face form of model.router=loss_free, has them apart; use false",
+    ),
+    "router of a dense model": (
+        {"model.num_experts": 0, "model.router": "loss_free", "model.shared_experts": 1},
+        "model.num_experts=0: there is no router and no expert to share; use model.router=softmax, shared_experts=0",
+    ),
     "tokenizer larger than the embedding": (
         {"tokenizer.vocab_size": 5000},
         "model.vocab_size=4096: smaller than tokenizer.vocab_size=5000; use at least that",

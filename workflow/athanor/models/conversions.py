@@ -10,13 +10,15 @@ from math import prod
 import torch
 
 from athanor.recipe.families import Family
-from athanor.recipe.schema import Model
+from athanor.recipe.schema import Model, Router
 
 Shape = tuple[int, ...]
 Split = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 Join = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 EMBEDDING, OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 ROUTER = "decoder.layers.mlp.router.weight"
+EXPERT_BIAS = "decoder.layers.mlp.router.expert_bias"
+BIAS = "e_score_correction_bias"  # its last name at Hugging Face
 HEAD = "lm_head.weight"
 
 
@@ -127,18 +129,23 @@ def _attention(model: Model, layer: int, theirs: str) -> Iterator[Correspondence
 
 def _experts(model: Model, layer: int, theirs: str) -> Iterator[Correspondence]:
     yield _one(ROUTER, (layer,), theirs + "mlp.gate.weight", (model.num_experts, model.hidden_size))
+    if model.router is Router.LOSS_FREE:
+        yield _one(EXPERT_BIAS, (layer,), f"{theirs}mlp.gate.{BIAS}", (model.num_experts,))
+    if model.shared_experts:
+        inner = model.shared_experts * model.expert_ffn_size
+        ours, into = "decoder.layers.mlp.shared_experts.", theirs + "mlp.shared_experts."
+        yield from _swiglu(model.hidden_size, inner, ours, (layer,), into)
     for expert in range(model.num_experts):
         into = f"{theirs}mlp.experts.{expert}."
-        yield from _swiglu(model, "decoder.layers.mlp.experts.experts.", (layer, expert), into)
+        yield from _swiglu(model.hidden_size, model.expert_ffn_size, "decoder.layers.mlp.experts.experts.", (layer, expert), into)
 
 
 def _dense(model: Model, layer: int, theirs: str) -> Iterator[Correspondence]:
-    yield from _swiglu(model, "decoder.layers.mlp.", (layer,), theirs + "mlp.")
+    yield from _swiglu(model.hidden_size, model.expert_ffn_size, "decoder.layers.mlp.", (layer,), theirs + "mlp.")
 
 
-def _swiglu(model: Model, ours: str, index: tuple[int, ...], theirs: str) -> Iterator[Correspondence]:
+def _swiglu(hidden: int, inner: int, ours: str, index: tuple[int, ...], theirs: str) -> Iterator[Correspondence]:
     """down(silu(gate(x)) * up(x)); Megatron holds gate above up in one matrix."""
-    hidden, inner = model.hidden_size, model.expert_ffn_size
     gate_and_up = ((theirs + "gate_proj.weight", (inner, hidden)), (theirs + "up_proj.weight", (inner, hidden)))
     fused = (2 * inner, hidden)
     yield Correspondence(

@@ -1,7 +1,7 @@
 """Turns a Megatron checkpoint into a Hugging Face folder, tensor by tensor, and proves that it loads.
 
-The folder is Qwen3-MoE, or Qwen3 where the decoder has no experts: the layouts of this decoder that transformers, vLLM and
-SGLang read.
+The folder is Qwen3-MoE, Qwen3 where the decoder has no experts, or Glm4Moe where its router is `loss_free`: the layouts of this
+decoder that transformers, vLLM and SGLang read.
 """
 
 import shutil
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoTokenizer, GenerationConfig, Glm4MoeConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
-from athanor.models.conversions import correspondences
+from athanor.models.conversions import BIAS, correspondences
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
-from athanor.recipe.families import CONFIG, QWEN3, QWEN3_MOE, family_of
-from athanor.recipe.schema import Export, Model, Precision
+from athanor.recipe.families import CONFIG, GLM4_MOE, QWEN3, QWEN3_MOE, family_of
+from athanor.recipe.schema import Export, Model, Precision, Router
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
@@ -61,6 +61,8 @@ def configuration(model: Model, dtype: torch.dtype, eos_token_id: int | None, pa
     }
     if not model.num_experts:
         return Qwen3Config(architectures=[QWEN3], **decoder)
+    if model.router is Router.LOSS_FREE:
+        return _loss_free(model, decoder)
     return Qwen3MoeConfig(
         architectures=[QWEN3_MOE],
         moe_intermediate_size=model.expert_ffn_size,
@@ -71,6 +73,28 @@ def configuration(model: Model, dtype: torch.dtype, eos_token_id: int | None, pa
         router_aux_loss_coef=model.aux_loss_coefficient,
         decoder_sparse_step=1,
         mlp_only_layers=[],
+        **decoder,
+    )
+
+
+def _loss_free(model: Model, decoder: dict[str, Any]) -> Glm4MoeConfig:
+    """All layers with experts, one group of them, whole heads turned by their positions, no tokens predicted beyond the next."""
+    rope = {**decoder.pop("rope_parameters"), "partial_rotary_factor": 1.0}
+    del decoder["use_sliding_window"]
+    return Glm4MoeConfig(
+        architectures=[GLM4_MOE],
+        moe_intermediate_size=model.expert_ffn_size,
+        n_routed_experts=model.num_experts,
+        num_experts_per_tok=model.experts_per_token,
+        n_shared_experts=model.shared_experts,
+        norm_topk_prob=True,
+        first_k_dense_replace=0,
+        n_group=1,
+        topk_group=1,
+        routed_scaling_factor=1.0,
+        use_qk_norm=True,
+        num_mtp_layers=0,
+        rope_parameters=rope,
         **decoder,
     )
 
@@ -97,12 +121,14 @@ def export(
 
     table = list(correspondences(model, family_of(model)))
     source = open_checkpoint(checkpoint, model, table)
-    layout = headers(plan_shards(table, dtype.itemsize, settings.max_shard_bytes), lambda _: dtype)
+    # A bias moves by a thousandth a step, which bfloat16 would round away; who loads it keeps it in float32, too.
+    shards = plan_shards(table, dtype.itemsize, settings.max_shard_bytes)
+    layout = headers(shards, lambda name: torch.float32 if name.endswith(BIAS) else dtype)
     write_weights(folder, layout, source, table, progress)
     files = [*tokenizer_files, CONFIG, "generation_config.json", *layout, *write_index(folder, layout)]
     verify(folder, layout)
-    parameters = sum(piece.values for piece in table)
-    return Exported(tuple(sorted(files)), parameters, parameters * dtype.itemsize)
+    weight_bytes = sum(entry.bytes for header in layout.values() for entry in header.entries.values())
+    return Exported(tuple(sorted(files)), sum(piece.values for piece in table), weight_bytes)
 
 
 def _copy_tokenizer(tokenizer: Path, folder: Path) -> list[str]:

@@ -32,7 +32,7 @@ from athanor.models.fp8_emulated import BlockScaling
 from athanor.models.linear_cpu import BlockScaledColumnParallelLinear, BlockScaledRowParallelLinear
 from athanor.models.precision import EMULATED, Bf16Layers, Machine, precision_fields, refuse_unless_possible
 from athanor.recipe.layouts import expert_tensor_ranks
-from athanor.recipe.schema import Model, Parallel, Precision, Recompute
+from athanor.recipe.schema import Balance, Model, Parallel, Precision, Recompute, Router
 
 
 def build_language_model(
@@ -123,6 +123,8 @@ def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
     # sequence it scales by the tokens of one sequence instead of the micro-batch (get_tokens_per_expert_and_token_count
     # counts the rows of [seq, batch * experts]): undo that too, else the micro-batch size would decide its strength.
     cut = parallel.context * parallel.tensor
+    sequences = parallel.micro_batch_size if model.balance is Balance.SEQUENCE else 1
+    loss_free = model.router is Router.LOSS_FREE
     return {
         **ranks,
         "num_moe_experts": model.num_experts,
@@ -130,11 +132,14 @@ def _experts(model: Model, parallel: Parallel) -> dict[str, Any]:
         # Softmax over the chosen experts; Megatron wants it over all of them where only one is chosen.
         "moe_router_pre_softmax": model.experts_per_token == 1,
         "moe_ffn_hidden_size": model.expert_ffn_size,
-        # By sequence: the only kind whose value does not depend on which sequences share a micro-batch.
-        "moe_router_load_balancing_type": "seq_aux_loss",
-        "moe_aux_loss_coeff": model.aux_loss_coefficient * cut * parallel.micro_batch_size,
+        "moe_router_load_balancing_type": model.balance.value,
+        "moe_aux_loss_coeff": model.aux_loss_coefficient * cut * sequences,
         "moe_z_loss_coeff": model.z_loss_coefficient * cut or None,
         "moe_router_dtype": "fp32",
+        "moe_router_score_function": "sigmoid" if loss_free else "softmax",
+        "moe_router_enable_expert_bias": loss_free,
+        "moe_router_bias_update_rate": model.expert_bias_rate,
+        "moe_shared_expert_intermediate_size": model.shared_experts * model.expert_ffn_size or None,
         "moe_token_dispatcher_type": parallel.dispatch.value,
         "moe_grouped_gemm": not ON_CPU,
     }

@@ -16,7 +16,7 @@ from athanor.models.folder_files import INDEX_FILE
 from athanor.models.huggingface_folder import Folder, open_folder
 from athanor.models.safetensors_file import Header, SafetensorsWriter, parse_header, read_header, subset
 from athanor.recipe.families import Described, read_config
-from athanor.recipe.schema import Model
+from athanor.recipe.schema import Balance, Model, Router
 
 HUGGINGFACE = "huggingface"  # the folder beside the checkpoint
 ORIGIN_FILE = "origin.json"
@@ -93,6 +93,7 @@ def open_origin(path: Path) -> Origin:
         record = json.loads((path / ORIGIN_FILE).read_text())
         headers = {name: parse_header(text.encode()) for name, text in record["headers"].items()}
         model = Model(**record["model"])
+        model.router, model.balance = Router(model.router), Balance(model.balance)
     except (ValueError, KeyError, TypeError) as error:
         raise OriginError(f"{path / ORIGIN_FILE} cannot be read ({error}); import the folder again") from error
     carried: dict[str, Place] = {}

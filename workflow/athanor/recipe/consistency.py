@@ -11,7 +11,7 @@ from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Recipe, Schedule, Source, SourceKind, Suite
+from athanor.recipe.schema import Model, Recipe, Router, Schedule, Source, SourceKind, Suite
 from athanor.recipe.units import Unit, format_quantity
 
 SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
@@ -32,6 +32,7 @@ def _model(r: Recipe) -> Iterator[Problem]:
         yield Problem("model.qk_norm", m.qk_norm, "the Hugging Face forms (Qwen3, Qwen3-MoE) have it built in; use true")
     if m.num_experts and m.experts_per_token > m.num_experts:
         yield Problem("model.experts_per_token", m.experts_per_token, f"at most model.num_experts={m.num_experts}")
+    yield from _router(m)
     if m.vocab_size < r.tokenizer.vocab_size and not r.pretrain.init_from:
         advice = f"smaller than tokenizer.vocab_size={r.tokenizer.vocab_size}; use at least that"
         yield Problem("model.vocab_size", m.vocab_size, advice)
@@ -41,6 +42,24 @@ def _model(r: Recipe) -> Iterator[Problem]:
     if len(r.tokenizer.special_tokens) < 2 or len(set(r.tokenizer.special_tokens)) < len(r.tokenizer.special_tokens):
         advice = "at least two different tokens: the first ends a document, the second pads"
         yield Problem("tokenizer.special_tokens", r.tokenizer.special_tokens, advice)
+
+
+def _router(m: Model) -> Iterator[Problem]:
+    """Together or not at all: of the Hugging Face forms Qwen3-MoE has neither a bias nor shared experts, Glm4Moe both."""
+    loss_free = m.router is Router.LOSS_FREE
+    if not m.num_experts and (loss_free or m.shared_experts):
+        yield Problem(
+            "model.num_experts", 0, "there is no router and no expert to share; use model.router=softmax, shared_experts=0"
+        )
+    elif loss_free and not m.shared_experts:
+        yield Problem("model.shared_experts", 0, "the Hugging Face form of a loss_free router (Glm4Moe) has some; use 1 or more")
+    elif m.shared_experts and not loss_free:
+        advice = "only with model.router=loss_free: the Hugging Face form of a softmax router (Qwen3-MoE) has none; use 0"
+        yield Problem("model.shared_experts", m.shared_experts, advice)
+    if loss_free and m.tie_embeddings:
+        yield Problem(
+            "model.tie_embeddings", True, "Glm4Moe, the Hugging Face form of model.router=loss_free, has them apart; use false"
+        )
 
 
 def _milestones(r: Recipe) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """The Hugging Face families that convert, and what their config.json says in the words of the recipe's `model` section.
 
-Qwen3 and Qwen3-MoE are this decoder; Intern-S1 holds one of them as its language model, beside a vision tower and a
-projector, for which there is no place here.
+Qwen3 and Qwen3-MoE are this decoder, and Glm4Moe where its router is `loss_free`; Intern-S1 holds a Qwen3 as its language
+model, beside a vision tower and a projector, for which there is no place here.
 """
 
 import json
@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from athanor.recipe.schema import Model
+from athanor.recipe.schema import Model, Router
 
 CONFIG = "config.json"
-DENSE, MOE = "qwen3", "qwen3_moe"
+DENSE, MOE, LOSS_FREE = "qwen3", "qwen3_moe", "glm4_moe"
 QWEN3, QWEN3_MOE, INTERN_S1 = "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "InternS1ForConditionalGeneration"
+GLM4_MOE = "Glm4MoeForCausalLM"
 
 # Our key, theirs.
 KEYS = {
@@ -36,6 +37,13 @@ KEYS_OF = {
         "experts_per_token": "num_experts_per_tok",
         "expert_ffn_size": "moe_intermediate_size",
     },
+    LOSS_FREE: KEYS
+    | {
+        "num_experts": "n_routed_experts",
+        "experts_per_token": "num_experts_per_tok",
+        "expert_ffn_size": "moe_intermediate_size",
+        "shared_experts": "n_shared_experts",
+    },
 }
 SYNONYMS = {"num_experts": "num_local_experts"}  # as transformers 5 writes it
 # What only this value of can be computed here, and what a config without the key means.
@@ -47,8 +55,19 @@ FIXED: dict[str, tuple[Any, Any]] = {
 FIXED_OF = {
     DENSE: FIXED,
     MOE: FIXED | {"norm_topk_prob": (True, False), "decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])},
+    LOSS_FREE: FIXED
+    | {
+        "norm_topk_prob": (True, True),
+        "first_k_dense_replace": (0, 1),
+        "n_group": (1, 1),
+        "topk_group": (1, 1),
+        "routed_scaling_factor": (1.0, 1.0),
+        "use_qk_norm": (True, False),
+    },
 }
-DECIDE_NO_WEIGHTS = ("max_sequence_length", "init_std", "aux_loss_coefficient", "z_loss_coefficient")
+DECIDE_NO_WEIGHTS = (
+    "max_sequence_length", "init_std", "aux_loss_coefficient", "z_loss_coefficient", "expert_bias_rate", "balance",
+)  # fmt: skip
 
 
 class ConfigError(Exception):
@@ -64,7 +83,7 @@ class Family:
     """How a family lays out the decoder: what config.json calls it, and where its description and its tensors are."""
 
     architecture: str
-    layers: str  # DENSE or MOE
+    layers: str  # DENSE, MOE or LOSS_FREE
     section: str = ""  # of config.json that describes the decoder; empty: the top
     prefix: str = "model."  # of the decoder's tensors
 
@@ -81,6 +100,7 @@ class Family:
 FAMILIES = (
     Family(QWEN3, DENSE),
     Family(QWEN3_MOE, MOE),
+    Family(GLM4_MOE, LOSS_FREE),
     Family(INTERN_S1, DENSE, "text_config", "model.language_model."),
     Family(INTERN_S1, MOE, "text_config", "model.language_model."),
 )
@@ -97,6 +117,8 @@ class Described:
 
 def layers_of(model: Model) -> str:
     """Which kind of layers `model` has."""
+    if model.router is Router.LOSS_FREE:
+        return LOSS_FREE
     return MOE if model.num_experts else DENSE
 
 
@@ -142,6 +164,7 @@ def describe(config: Mapping[str, Any], path: Path) -> Described:
         **{"num_experts": 0, **values, "rope_base": float(_rope_base(text)), "qk_norm": True, "tie_embeddings": bool(tied)},
         init_std=text.get("initializer_range", Model.init_std),
         aux_loss_coefficient=text.get("router_aux_loss_coef", Model.aux_loss_coefficient),
+        router=Router.LOSS_FREE if family.layers == LOSS_FREE else Router.SOFTMAX,
     )
     return Described(family, model, config)
 
@@ -204,6 +227,9 @@ def _not_here(text: Mapping[str, Any], family: Family, config: Mapping[str, Any]
     if family.layers == MOE and (chosen := text.get("num_experts_per_tok")) in (0, 1):
         yield f"num_experts_per_tok={chosen}: at least 2 are chosen here"
     rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    usual = 0.5 if family.layers == LOSS_FREE else 1.0  # Glm4MoeConfig's own
+    if (share := rope.get("partial_rotary_factor", text.get("partial_rotary_factor", usual))) != 1.0:
+        yield f"partial_rotary_factor={share}: positions turn whole heads here, only 1.0 can be computed"
     if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
         yield f"rope scaling {kind!r}: positions are not scaled here; use a folder without it"
     if "quantization_config" in text or "quantization_config" in config:

@@ -51,6 +51,8 @@ def illegal_layout(r: Recipe) -> Iterator[Problem]:
         yield Problem(f"{WHERE}.expert", p.expert, "model.num_experts=0: there are no experts to spread; use 1")
         return
     yield from _divisor("expert_tensor", cut, {"model.expert_ffn_size": m.expert_ffn_size})
+    if m.shared_experts:
+        yield from _divisor("tensor", p.tensor, {"model.expert_ffn_size×shared_experts": m.expert_ffn_size * m.shared_experts})
     if p.expert == 1 and cut != p.tensor:
         advice = f"with expert=1 the experts' gradients would be wrong; use 0 or {p.tensor}"
         yield Problem(f"{WHERE}.expert_tensor", p.expert_tensor, advice)

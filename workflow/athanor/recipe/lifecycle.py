@@ -12,7 +12,7 @@ from typing import Any
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, flatten, plain
 from athanor.recipe.schedules import decay_of
-from athanor.recipe.schema import Precision, Recipe, Source, SpikeAction, TokenOrder
+from athanor.recipe.schema import Balance, Model, Precision, Recipe, Router, Source, SpikeAction, TokenOrder
 from athanor.recipe.units import Unit, format_quantity
 
 
@@ -179,7 +179,14 @@ def _start_section(r: Recipe) -> dict[str, Any]:
 
 
 def _model_section(r: Recipe) -> dict[str, Any]:
-    return flatten(r.model, "model")
+    """Keys that came later count only where they change something: recipes without them keep their artifacts."""
+    section, usual = flatten(r.model, "model"), Model()
+    for name in ("router", "shared_experts", "balance"):
+        if getattr(r.model, name) == getattr(usual, name):
+            del section[f"model.{name}"]
+    if r.model.router is not Router.LOSS_FREE:
+        del section["model.expert_bias_rate"]
+    return section
 
 
 def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str, Any]:
@@ -197,6 +204,8 @@ def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str
         "pretrain.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
         **{f"domains.{name}": r.data.sources[name].domain for name in p.mixture},
     }
+    if r.model.balance is Balance.MICRO_BATCH:
+        section["pretrain.parallel.micro_batch_size"] = p.parallel.micro_batch_size
     if p.freeze:
         section["pretrain.freeze"] = sorted(p.freeze)
     if p.precision is Precision.FP8_BLOCKWISE:

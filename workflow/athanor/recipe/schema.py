@@ -89,6 +89,20 @@ class Precision(StrEnum):
         return self not in (Precision.FP32, Precision.BF16)
 
 
+class Router(StrEnum):
+    """How tokens choose experts, and what keeps their load even."""
+
+    SOFTMAX = "softmax"  # softmax over the chosen; a loss evens the load
+    LOSS_FREE = "loss_free"  # sigmoid scores, and a bias by which experts are chosen alone (DeepSeek-V3)
+
+
+class Balance(StrEnum):
+    """What the load-balancing loss evens out."""
+
+    SEQUENCE = "seq_aux_loss"  # each sequence: the same for any micro-batch size
+    MICRO_BATCH = "aux_loss"  # each micro-batch, whose size then decides the result
+
+
 class Dispatch(StrEnum):
     """How tokens reach the ranks of their experts."""
 
@@ -189,6 +203,10 @@ class Model:
     init_std: float = key(0.02, "standard deviation of the initial weights", above=0, high=1)
     aux_loss_coefficient: float = key(1e-2, "load-balancing loss of the router", low=0, high=1)
     z_loss_coefficient: float = key(0.0, "z-loss of the router", low=0, high=1)
+    router: Router = key(Router.SOFTMAX, "softmax | loss_free: sigmoid scores, and a bias that evens the load without a loss")
+    expert_bias_rate: float = key(1e-3, "what the bias of a loss_free router moves by in a step", above=0, high=1)
+    shared_experts: int = key(0, "experts that every token goes to besides, each of expert_ffn_size", low=0)
+    balance: Balance = key(Balance.SEQUENCE, "seq_aux_loss | aux_loss: load-balancing loss by sequence or by micro-batch")
 
 
 @dataclass

@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.distributed.finalize_model_grads import _update_router_expert_bias, reset_model_temporary_tensors
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer import ChainedOptimizer
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.utils import get_model_config
 
 from athanor.recipe import schema
@@ -30,6 +33,12 @@ class Learner:
     layout: Layout
     clock: Stopwatch
     gradient_before_reduction: float = math.nan  # `own_gradient` of the last step's run; nan with `overlap`
+
+    @cached_property
+    def routers_learn(self) -> bool:
+        """Whether no router is frozen: then its bias is, too."""
+        routers = [m for chunk in self.chunks for m in chunk.modules() if isinstance(m, TopKRouter)]
+        return all(router.weight.requires_grad for router in routers)
 
     @property
     def config(self) -> Any:
@@ -61,6 +70,8 @@ class Learner:
         try:
             with suppress(_RefusedError):
                 self.optimizer.step()
+                if self.config.moe_router_enable_expert_bias and self.routers_learn:
+                    _update_router_expert_bias(self.chunks, self.config)
             return norm
         finally:
             del self.optimizer.get_grad_norm
@@ -70,6 +81,7 @@ class Learner:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        reset_model_temporary_tensors(self.config, self.chunks)  # tokens of each expert, which a router's bias follows
 
     @contextmanager
     def unreduced(self) -> Iterator[None]:
@@ -103,6 +115,16 @@ class Learner:
         if self.layout.parallel.overlap:
             for chunk in self.chunks:
                 chunk.start_param_sync(force_sync=True)
+
+
+@contextmanager
+def _biases_untouched(config: Any) -> Iterator[None]:
+    """Megatron moves the routers' biases with every reduction of gradients; here with an update, if there is one."""
+    enabled, config.moe_router_enable_expert_bias = config.moe_router_enable_expert_bias, False
+    try:
+        yield
+    finally:
+        config.moe_router_enable_expert_bias = enabled
 
 
 def build_learner(model: Sequence[Any], settings: schema.Optimizer, layout: Layout) -> Learner:
@@ -144,7 +166,7 @@ def build_learner(model: Sequence[Any], settings: schema.Optimizer, layout: Layo
     def finalize(*arguments: Any, **keys: Any) -> None:
         # With overlap the buffers are being reduced already.
         learner.gradient_before_reduction = math.nan if overlap else learner.own_gradient()
-        with learner.clock.part(Part.COMMUNICATION):
+        with learner.clock.part(Part.COMMUNICATION), _biases_untouched(config):
             finalize_model_grads(*arguments, **keys)
 
     config.finalize_model_grads_func = finalize

@@ -42,7 +42,8 @@ def flops_per_token(model: Model, sequence_length: int) -> float:
     """
     heads = model.num_attention_heads * model.head_dim
     attention = model.hidden_size * (2 * heads + 2 * model.num_query_groups * model.head_dim)
-    experts = (model.experts_per_token if model.num_experts else 1) * 3 * model.hidden_size * model.expert_ffn_size
+    at_once = model.experts_per_token + model.shared_experts if model.num_experts else 1
+    experts = at_once * 3 * model.hidden_size * model.expert_ffn_size
     router = model.hidden_size * model.num_experts
     layer = 6.0 * (attention + experts + router) + 6.0 * heads * sequence_length
     return model.num_layers * layer + 6.0 * model.hidden_size * model.vocab_size
