@@ -106,6 +106,7 @@ class Order:
     seed: int
     language: type[MarkovSamples] = MarkovSamples
     scaling: BlockScaling | None = None  # in the place of what `fp8_emulated` is
+    balanced: bool = False  # of ours: every expert gets as many tokens, whatever the router says
 
 
 def main(path: str) -> None:
@@ -152,7 +153,7 @@ def initialize(order: Order) -> None:
     from athanor.models.conversions import correspondences
     from athanor.models.huggingface import configuration
     from athanor.models.torch_dist import ShardedCheckpoint
-    from athanor.recipe.families import QWEN3_MOE
+    from athanor.recipe.families import family_of
     from athanor.training.checkpoints import FINAL
     from athanor.training.initialization import initialize as initialize_model
 
@@ -160,7 +161,7 @@ def initialize(order: Order) -> None:
     initialize_model(stage, order.recipe)
     source = ShardedCheckpoint(order.folder / FINAL)
     tensors = {}
-    for piece in correspondences(order.recipe.model, QWEN3_MOE):
+    for piece in correspondences(order.recipe.model, family_of(order.recipe.model)):
         parts = piece.split(source.read(piece.megatron, piece.index))
         tensors.update({name: t.contiguous() for (name, _), t in zip(piece.huggingface, parts, strict=True)})
     (order.folder / "model").mkdir()
@@ -177,10 +178,26 @@ def train_ours(order: Order, samples: MarkovSamples, rank: int, marks: Marks) ->
     p = order.recipe.pretrain
     if order.scaling is not None:
         EMULATED[Precision.FP8_EMULATED] = order.scaling
+    if order.balanced:
+        force_balance()
     stage = StageRun(order.recipe, "pretrain", "", "", order.folder, {}, rank, p.parallel.ranks, spool=marks)
     held_out = {"none": HeldOut(samples.rows[:1], 1)}
     end = (order.steps + (p.parallel.ranks == 1)) * p.batch_tokens  # one rank ends by Enough, before the last save
     train(stage, order.recipe, Task(order.weights / FINAL, end, lambda: samples, lambda: held_out))
+
+
+def force_balance() -> None:
+    """Have this process build models whose routers spread tokens evenly: Megatron's own switch for such measurements."""
+    from athanor.models import language_model
+
+    usual = language_model.transformer_config
+
+    def balanced(*arguments: Any) -> Any:
+        config = usual(*arguments)
+        config.moe_router_force_load_balancing = True
+        return config
+
+    language_model.transformer_config = balanced
 
 
 def train_peer(order: Order, samples: MarkovSamples, marks: Marks) -> None:

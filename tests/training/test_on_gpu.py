@@ -9,7 +9,7 @@ import torch
 
 from athanor.models.conversions import correspondences
 from athanor.models.torch_dist import ShardedCheckpoint
-from athanor.recipe.families import QWEN3_MOE
+from athanor.recipe.families import family_of
 from athanor.recipe.schema import Precision, Recipe
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
@@ -117,7 +117,7 @@ def test_every_weight_of_a_gpu_checkpoint_is_exported(precision: Precision, star
     job = Job(tmp_path / "run", _recipe(precision), start, 2 * BATCH)
     _run(job)
     checkpoint, used = ShardedCheckpoint(job.folder / FINAL), set()
-    for piece in correspondences(job.recipe.model, QWEN3_MOE):
+    for piece in correspondences(job.recipe.model, family_of(job.recipe.model)):
         tensors = piece.split(checkpoint.read(piece.megatron, piece.index))
         used.add(piece.megatron)
         assert all(torch.isfinite(tensor).all() for tensor in tensors)
