@@ -110,10 +110,10 @@ class Diagnosis:
         before, after = self._gather(first.own), self._gather(again.own)
         ranks = [rank for rank, (a, b) in enumerate(zip(before, after, strict=True)) if not a.own.agrees(b.own, AGREES)]
         fault = self._note(step, first.unexpected, Origin.TRANSIENT, ranks, before)
-        for node in dict.fromkeys(fault.nodes):
-            earlier = [f.step for f in self._known[:-1] if f.origin is Origin.TRANSIENT and node in f.nodes]
+        if len(nodes := set(fault.nodes)) == 1:  # of several, some only heard from the one that erred
+            earlier = [f.step for f in self._known[:-1] if f.origin is Origin.TRANSIENT and set(f.nodes) == nodes]
             if len(earlier) >= TRANSIENTS_LET_PASS:
-                steps = ", ".join(map(str, earlier))
+                steps, node = ", ".join(map(str, earlier)), fault.nodes[0]
                 raise _on(node, f"{fault} was gone when computed again, as at step {steps}: {node} is not to be trusted")
         return fault
 
