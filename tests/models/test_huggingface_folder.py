@@ -26,7 +26,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "another architecture": (
         DENSE,
         {"architectures": ["LlamaForCausalLM"]},
-        "architectures=['LlamaForCausalLM']: not one of Qwen3ForCausalLM, Qwen3MoeForCausalLM, InternS1ForConditionalGeneration",
+        "architectures=['LlamaForCausalLM']: not one of Qwen3ForCausalLM, Qwen3MoeForCausalLM, Glm4MoeForCausalLM, "
+        "InternS1ForConditionalGeneration",
     ),
     "scaled positions": (DENSE, {"rope_scaling": {"type": "yarn", "factor": 4}}, "rope scaling 'yarn'"),
     "biases in attention": (DENSE, {"attention_bias": True}, "attention_bias=True: only False"),
