@@ -68,12 +68,16 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+def node_name() -> str:
+    """This machine's, as Slurm calls it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 class Heartbeat:
     """Progress of one rank's stage, written to the attempt's folder at most every `every_seconds`."""
 
     def __init__(self, folder: Path | None, every_seconds: float) -> None:
-        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        self._path = folder / f"heartbeat-{name}.json" if folder else None
+        self._path = folder / f"heartbeat-{node_name()}.json" if folder else None
         self._every, self._last = every_seconds, float("-inf")
         self._first: tuple[float, int] | None = None
 

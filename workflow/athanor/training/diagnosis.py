@@ -8,7 +8,6 @@ samples is the data's, what stays with the rank is its machine's.
 import json
 import math
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -92,7 +91,6 @@ class _Seen:
 
     own: Own
     data_rank: int
-    node: str
     module: str = ""
     weights_finite: bool = True
 
@@ -102,7 +100,6 @@ class Diagnosis:
 
     def __init__(self, learner: Learner, objective: Objective, record: Path) -> None:
         self._learner, self._objective, self._record = learner, objective, record
-        self._node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._known = read_faults(record)
 
     def transient(self, step: int, first: StepResult, again: StepResult) -> Fault:
@@ -166,12 +163,13 @@ class Diagnosis:
 
     def _gather(self, own: Own, module: str = "", weights_finite: bool = True) -> list[_Seen]:
         everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, _Seen(own, self._learner.layout.data_rank, self._node, module, weights_finite))
+        dist.all_gather_object(everyone, _Seen(own, self._learner.layout.data_rank, module, weights_finite))
         return everyone
 
     def _note(self, step: int, what: str, origin: Origin, ranks: Sequence[int], seen: Sequence[_Seen]) -> Fault:
         module = next((seen[rank].module for rank in ranks if seen[rank].module), "")
-        fault = Fault(step, what, origin, tuple(ranks), tuple(seen[rank].node for rank in ranks), module)
+        nodes = tuple(self._learner.layout.nodes[rank] for rank in ranks)
+        fault = Fault(step, what, origin, tuple(ranks), nodes, module)
         self._known.append(fault)
         if dist.get_rank() == 0:
             print(f"unexpected: {fault}", flush=True)

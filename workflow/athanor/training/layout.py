@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from athanor.artifacts.run import StageError
+from athanor.artifacts.run import StageError, node_name
 from athanor.models.language_model import ON_CPU, interleaved
 from athanor.recipe.layouts import expert_tensor_ranks
 from athanor.recipe.schema import Parallel
@@ -34,6 +34,7 @@ class Layout:
     data_ranks: int
     context_rank: int
     device: torch.device
+    nodes: tuple[str, ...] = ()  # of each rank
 
     def recorded(self) -> dict[str, Any]:
         """What a checkpoint says about the layout that wrote it."""
@@ -75,10 +76,17 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
             parallel_state.get_data_parallel_world_size(),
             parallel_state.get_context_parallel_rank(),
             device,
+            _nodes(world_size),
         )
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def _nodes(world_size: int) -> tuple[str, ...]:
+    names = [""] * world_size
+    dist.all_gather_object(names, node_name())
+    return tuple(names)
 
 
 def form_groups(parallel: Parallel) -> None:

@@ -3,12 +3,9 @@
 Everything is measured on each rank and brought together at the steps that are logged, by one reduction and one gather.
 """
 
-import os
 import resource
-import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,14 +20,6 @@ from athanor.training.utilisation import flops_per_token, known_peak
 RANKS = "ranks.json"
 
 
-@dataclass(frozen=True)
-class _Rank:
-    """What a rank says of itself once."""
-
-    node: str
-    data_rank: int
-
-
 class Monitor:
     """Of one attempt. Its methods are called by all ranks together."""
 
@@ -42,10 +31,7 @@ class Monitor:
         self._domains = {domain: number for number, domain in enumerate(sorted(domains))}
         self._losses = torch.zeros(len(domains), 2, dtype=torch.float64, device=learner.layout.device)
         self._steps, self._tokens, self._since = 0, 0, time.perf_counter()
-        everyone: list[_Rank] = [_Rank("", 0)] * dist.get_world_size()
-        mine = _Rank(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), learner.layout.data_rank)
-        dist.all_gather_object(everyone, mine)
-        self._ranks = everyone
+        self._nodes = learner.layout.nodes
 
     def step_done(self, tokens: int, samples: Sequence[str], losses: torch.Tensor | None) -> None:
         """A step of so many tokens over all ranks. `samples` are the domains of this rank's rows, `losses` [rows, 2] their
@@ -61,7 +47,8 @@ class Monitor:
         now = time.perf_counter()
         seconds, steps, tokens = now - self._since, max(1, self._steps), self._tokens
         parts = {part: spent / steps for part, spent in self._learner.clock.take().items()}
-        mine = torch.tensor([parts[Part.COMPUTE], parts[Part.DATA], _memory_bytes()], dtype=torch.float64)
+        own = [parts[Part.COMPUTE], parts[Part.DATA], _memory_bytes(), float(self._learner.layout.data_rank)]
+        mine = torch.tensor(own, dtype=torch.float64)
         ranks = self._gather(mine.to(self._losses.device))
         if dist.get_rank() == 0:
             self._leave(step, ranks)
@@ -73,25 +60,25 @@ class Monitor:
         metrics = {
             "tokens_per_second": speed,
             "step_seconds": seconds / steps,
-            "tokens_per_second_per_rank": speed / len(self._ranks),
+            "tokens_per_second_per_rank": speed / len(self._nodes),
             "memory_megabytes": max(row[2] for row in ranks) / 1e6,
             **{f"step_seconds/{part.value}": spent for part, spent in parts.items()},
             "step_seconds/other": max(0.0, seconds / steps - sum(parts.values())),
             **{f"loss/{domain}": loss / count for domain, (loss, count) in by_domain.items() if count},
         }
         if self.peak is not None:
-            metrics["mfu"] = speed * self._flops / (len(self._ranks) * self.peak.flops_per_second)
+            metrics["mfu"] = speed * self._flops / (len(self._nodes) * self.peak.flops_per_second)
         return metrics
 
     def _gather(self, mine: torch.Tensor) -> list[list[float]]:
-        everyone = [torch.empty_like(mine) for _ in self._ranks]
+        everyone = [torch.empty_like(mine) for _ in self._nodes]
         dist.all_gather(everyone, mine)
         return [row.tolist() for row in everyone]
 
     def _leave(self, step: int, ranks: list[list[float]]) -> None:
         rows = [
-            {"rank": number, "node": rank.node, "data_rank": rank.data_rank, "compute": compute, "data": data}
-            for number, (rank, (compute, data, _)) in enumerate(zip(self._ranks, ranks, strict=True))
+            {"rank": rank, "node": node, "data_rank": int(data_rank), "compute": compute, "data": data}
+            for rank, (node, (compute, data, _, data_rank)) in enumerate(zip(self._nodes, ranks, strict=True))
         ]
         write_json(self._folder / RANKS, {"schema_version": 1, "step": step, "time": time.time(), "seconds": rows})
 

@@ -7,7 +7,6 @@ and the save before it. `pretrain.checkpoint.every_tokens: 0` takes the interval
 import math
 import os
 import shutil
-import socket
 import statistics
 import tempfile
 import threading
@@ -47,7 +46,6 @@ class Saver:
         self._stall = 0.0  # of the save under way
         self._stalls: list[float] = []  # of the last saves
         self._last = time.monotonic()
-        self._nodes = _nodes()
 
     def is_due(self) -> bool:
         """Whether the interval of Young and Daly has passed on this rank's clock; never where the recipe has one."""
@@ -65,7 +63,8 @@ class Saver:
         """What the last saves cost says it; 0 before the first, which shows what one costs."""
         if not self._stalls:
             return 0.0
-        return young_interval(statistics.median(self._stalls), self._settings.node_hours_between_failures, self._nodes)
+        nodes = len(set(self._learner.layout.nodes))
+        return young_interval(statistics.median(self._stalls), self._settings.node_hours_between_failures, nodes)
 
     def start(self, state: State, write_more: Callable[[Path], None] | None, began: float) -> Costs | None:
         """Begin a save of `state`, whose files are yet to be. `write_more` adds small files on this rank; training has stood
@@ -74,8 +73,10 @@ class Saver:
         One that is under way is finished first. Returns the costs of what was published. Raises StageError where the disk
         has no room.
         """
+        waited_from = time.monotonic()
         published = self.finish()
         self._last = time.monotonic()
+        began += self._last - waited_from  # that is in the other save's costs
         folder = checkpoints.save_folder(self._folder, state.position.step)
         beside = checkpoints.begin(folder)
         snapshot = snapshot_learner(self._learner, beside, copy=self._settings.asynchronous)
@@ -98,7 +99,7 @@ class Saver:
             return None
         began = time.monotonic()
         self._pending.thread.join()
-        assert self._all_written(), "every rank has joined its thread"
+        self._all_written()  # they have, or this raises
         self._stall += time.monotonic() - began
         return self._publish()
 
@@ -167,10 +168,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(read, write, 16 << 20)
         write.flush()
         os.fsync(write.fileno())
-
-
-def _nodes() -> int:
-    """Machines that the ranks run on."""
-    names: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(names, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
-    return len(set(names))
