@@ -18,7 +18,7 @@ from athanor.models.precision import (
     refuse_unless_possible,
     weights_by_arithmetic,
 )
-from athanor.recipe.schema import Dispatch, Model, Parallel, Precision
+from athanor.recipe.schema import Dispatch, Model, Parallel, Precision, Router
 from athanor.training.layout import process_groups
 from tests.models.absent_world import as_rank
 
@@ -101,9 +101,17 @@ def _block_scaled(chunk: Any) -> Iterator[tuple[int, str, torch.nn.Parameter]]:
                 yield layer.layer_number, name, module.weight
 
 
+SHAPES = [
+    SHAPE,
+    replace(SHAPE, tie_embeddings=True, qk_norm=False),
+    replace(SHAPE, num_experts=0),
+    replace(SHAPE, router=Router.LOSS_FREE, shared_experts=2),
+]
+
+
 @NO_GPU
 @pytest.mark.parametrize("kept", [Bf16Layers(), Bf16Layers(first=1), Bf16Layers(first=2, last=3)])
-@pytest.mark.parametrize("shape", [SHAPE, replace(SHAPE, tie_embeddings=True, qk_norm=False)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_declaration_counts_what_multiplies_in_fp8(shape: Model, kept: Bf16Layers) -> None:
     with process_groups(Parallel(), seed=5):
         [chunk] = build_language_model(shape, Parallel(), Precision.FP8_EMULATED, kept)

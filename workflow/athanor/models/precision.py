@@ -124,7 +124,8 @@ def weights_by_arithmetic(model: Model, precision: Precision, kept: Bf16Layers) 
     """Weights of the whole model that multiply in FP8, and the others."""
     heads, groups = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
     attention = model.hidden_size * (heads + 2 * groups) + heads * model.hidden_size
-    matrices = attention + (model.num_experts + model.shared_experts) * 3 * model.hidden_size * model.expert_ffn_size
+    mlps = model.num_experts + model.shared_experts or 1  # of a dense layer one
+    matrices = attention + mlps * 3 * model.hidden_size * model.expert_ffn_size
     router_and_norms = model.hidden_size * (model.num_experts + 2) + 2 * model.head_dim * model.qk_norm
     ends = model.hidden_size * (model.vocab_size * (1 if model.tie_embeddings else 2) + 1)
     eight_bits = (model.num_layers - kept.first - kept.last) * matrices if precision.is_fp8 else 0

@@ -32,7 +32,7 @@ def known_peak(precision: Precision, given_tflops: float) -> Peak | None:
         return None
     device = torch.cuda.get_device_name()
     bf16, fp8 = PEAKS.get(device, (None, None))
-    kind, tflops = ("FP8", fp8) if precision.value.startswith(("fp8", "mxfp8")) else ("BF16", bf16)
+    kind, tflops = ("FP8", fp8) if precision.is_fp8 else ("BF16", bf16)
     return Peak(f"{device}, {kind} dense, {tflops:g} TFLOP/s", tflops * 1e12) if tflops else None
 
 
