@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -100,11 +102,13 @@ def _strike(
             starts += 1
             ranks = processes.start(job, RANKS)
             deadline = time.monotonic() + chance.uniform(0.05, seconds) if row.kills < kills else None
-            if _ended_before(deadline, ranks):
-                break
-            row.struck[_doing(job.folder)] += 1
-            row.kills += 1
-            processes.kill(ranks)
+            try:
+                if _ended_before(deadline, ranks):
+                    break
+                row.struck[_doing(job.folder)] += 1
+                row.kills += 1
+            finally:  # also of a benchmark that is interrupted
+                processes.kill(ranks)
             with (job.folder / "rank-0.log").open("a") as log:
                 log.write(KILLED)
         _compare(row, job, undisturbed)
@@ -120,7 +124,6 @@ def _ended_before(deadline: float | None, ranks: list[warm.Rank]) -> bool:
             time.sleep(0.002)
         codes = [rank.poll() for rank in ranks]
     if any(code not in (None, 0) for code in codes):
-        processes.kill(ranks)
         sys.exit(f"ranks ended with {codes}:\n{ranks[0].log.read_text()}")
     return None not in codes
 
