@@ -8,7 +8,7 @@ from pathlib import Path
 DESCRIPTION = """\
 Convert a Hugging Face folder into a Megatron checkpoint, or such a checkpoint back.
 
-Qwen3, Qwen3-MoE, and the language model inside an Intern-S1 folder convert. Weights are read, converted and written one
+Qwen3, Qwen3-MoE, Glm4Moe, and the language model inside an Intern-S1 folder convert. Weights are read, converted and written one
 tensor at a time: memory is a few times the largest tensor, whatever the size of the folder. Before a byte is written, all
 shapes are checked against config.json, and all problems come in one report. A call that was killed goes on where it was
 when it is given again.
