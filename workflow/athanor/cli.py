@@ -174,12 +174,14 @@ def _cancel(arguments: argparse.Namespace) -> int:
     from athanor.campaign.control import cancel
 
     if bool(arguments.stages) is arguments.all:
-        print("error: name the stages to cancel, or give --all", file=sys.stderr)
+        both = f"{', '.join(arguments.stages)} and --all: give one of both; an override needs a --set of its own"
+        print(f"error: {both if arguments.all else 'name the stages to cancel, or give --all'}", file=sys.stderr)
         return 2
 
     def end(campaign: "Campaign", chosen: Sequence[object]) -> int:
         lines = list(cancel(campaign, chosen))  # type: ignore[arg-type]
-        print("\n".join(lines) or "none of them has a running job")
+        others = "" if arguments.set else " (one that snakemake was given overrides for is found by the same --set)"
+        print("\n".join(lines) or f"none of them has a running job{others}")
         return 0
 
     return _on_selected(arguments, end)
