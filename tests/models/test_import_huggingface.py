@@ -10,18 +10,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from athanor.models.conversions import BIAS
 from athanor.models.folder_files import FolderError
 from athanor.models.growth import extend_rows
+from athanor.models.huggingface import export
 from athanor.models.huggingface_folder import open_folder
 from athanor.models.import_huggingface import plan_import
 from athanor.models.origin import HUGGINGFACE, open_origin
 from athanor.models.restore import plan_restore, restore
 from athanor.models.safetensors_file import read_header
 from athanor.models.torch_dist import ShardedCheckpoint
-from athanor.recipe.schema import Model
+from athanor.recipe.schema import Export, Model, Precision
 from athanor.training.checkpoints import FINAL, STATE
 from athanor.training.importing import write_import
 from tests import ranks as warm
+from tests.evaluation.tiny import write_tokenizer
 from tests.models.folders import DENSE, INTERN_S1, LOSS_FREE, MOE, VOCABULARY, contents, random_model, write_folder
 from tests.models.logits import compute
 
@@ -120,18 +123,36 @@ def test_imported_bf16_weights_load_into_an_fp32_model(tokens: torch.Tensor, tmp
     assert (found - transformers_logits(source, tokens)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(Precision.FP32, TOLERANCE), (Precision.BF16, 0.5)])
+def test_stage_exports_a_loss_free_router_as_transformers_knows_it(
+    dtype: Precision, tolerance: float, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / "source", LOSS_FREE)
+    folder, model = imported(source, tmp_path / "import"), open_folder(source).described.model
+    export(folder / FINAL, write_tokenizer(tmp_path / "tokenizer"), tmp_path / "out", model, Export(dtype=dtype), lambda *_: None)
+    before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    biases = [name for name in before if name.endswith(BIAS)]
+    assert len(biases) == 2 and all(torch.equal(after[name], before[name]) for name in biases)
+    expected = transformers_logits(source, tokens)
+    assert (transformers_logits(tmp_path / "out", tokens) - expected).abs().max() <= tolerance < expected.abs().max()
+
+
 def test_import_again_gives_the_same_bytes(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", MOE)
     one, two = imported(source, tmp_path / "one"), imported(source, tmp_path / "two")
     assert contents(one) == contents(two)
 
 
-def test_import_in_another_type_rounds_every_weight_once_and_says_so_on_the_way_back(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "source", DENSE)
+@pytest.mark.parametrize("family", [DENSE, LOSS_FREE])
+def test_import_in_another_type_rounds_every_weight_once_and_says_so_on_the_way_back(family: str, tmp_path: Path) -> None:
+    """But a router's bias, which stays as it is."""
+    source = write_folder(tmp_path / "source", family)
     folder = imported(source, tmp_path / "import", dtype=torch.bfloat16)
     back = load_file(restored(folder, tmp_path / "back", dtype=torch.bfloat16) / "model.safetensors")
     before = load_file(source / "model.safetensors")
-    assert all(torch.equal(back[name], weight.bfloat16()) for name, weight in before.items())
+    expected = {name: weight if name.endswith(BIAS) else weight.bfloat16() for name, weight in before.items()}
+    assert {name: weight.dtype for name, weight in back.items()} == {name: weight.dtype for name, weight in expected.items()}
+    assert all(torch.equal(back[name], weight) for name, weight in expected.items())
     assert json.loads((tmp_path / "back" / "config.json").read_text())["dtype"] == "bfloat16"
 
 

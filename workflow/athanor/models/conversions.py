@@ -60,6 +60,12 @@ def correspondences(model: Model, family: Family, *, head_beside_tied: bool = Fa
         yield _vocabulary(OUTPUT, (HEAD,), vocabulary)
 
 
+def type_among(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type that the Hugging Face tensor `name` gets where weights get `dtype`: a router's bias moves by a thousandth a step,
+    which bfloat16 would round away, and who loads it keeps it in float32."""
+    return torch.float32 if name.endswith(BIAS) else dtype
+
+
 def stacked_shape(piece: Correspondence, model: Model) -> Shape:
     """The shape of the whole Megatron tensor that `piece` is a slice of."""
     return (*(model.num_layers, model.num_experts)[: len(piece.index)], *piece.shape)

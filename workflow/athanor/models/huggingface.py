@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Glm4MoeConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
-from athanor.models.conversions import BIAS, correspondences
+from athanor.models.conversions import correspondences, type_among
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
 from athanor.recipe.families import CONFIG, GLM4_MOE, QWEN3, QWEN3_MOE, family_of
@@ -121,9 +121,7 @@ def export(
 
     table = list(correspondences(model, family_of(model)))
     source = open_checkpoint(checkpoint, model, table)
-    # A bias moves by a thousandth a step, which bfloat16 would round away; who loads it keeps it in float32, too.
-    shards = plan_shards(table, dtype.itemsize, settings.max_shard_bytes)
-    layout = headers(shards, lambda name: torch.float32 if name.endswith(BIAS) else dtype)
+    layout = headers(plan_shards(table, dtype.itemsize, settings.max_shard_bytes), lambda name: type_among(name, dtype))
     write_weights(folder, layout, source, table, progress)
     files = [*tokenizer_files, CONFIG, "generation_config.json", *layout, *write_index(folder, layout)]
     verify(folder, layout)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from athanor.artifacts.files import sha256_of
+from athanor.models.conversions import type_among
 from athanor.models.folder_files import FolderError
 from athanor.models.growth import Growth, Piece, pieces
 from athanor.models.huggingface_folder import Folder
@@ -55,7 +56,9 @@ def plan_import(folder: Folder, model: Model, seed: int, dtype: torch.dtype | No
         raise FolderError(folder.path, wrong)
     growth = Growth(described.model, model, described.family, seed, folder.head_beside_tied)
     listed = list(pieces(growth))
-    types = {piece.megatron: dtype for piece in listed} if dtype else _types(folder, listed)
+    types = _types(folder, listed)
+    if dtype:
+        types = {piece.megatron: type_among(piece.sources[0] if piece.sources else "", dtype) for piece in listed}
     slices = tuple(_slice(folder, piece, types[piece.megatron]) for piece in listed)
     return Import(folder, model, slices, _identity(folder, model, seed, dtype))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from athanor.models.conversions import HEAD, Correspondence, correspondences
+from athanor.models.conversions import HEAD, Correspondence, correspondences, type_among
 from athanor.models.folder_files import INDEX_FILE
 from athanor.models.origin import Origin, copy_files
 from athanor.models.safetensors_file import DTYPES, Header, subset
@@ -88,7 +88,7 @@ def _new_layout(origin: Origin, table: Sequence[Correspondence], dtype: torch.dt
     usual = kept[table[0].huggingface[0][0]]  # the embedding's, for tensors that were not there
 
     def dtype_of(name: str) -> torch.dtype:
-        return dtype or DTYPES[kept.get(name, usual)]
+        return type_among(name, dtype) if dtype else DTYPES[kept.get(name, usual)]
 
     decoder = headers(plan_shards(table, DTYPES[usual].itemsize if dtype is None else dtype.itemsize, MAX_SHARD_BYTES), dtype_of)
     files = {place.path: place.header for place in origin.carried.values()}
