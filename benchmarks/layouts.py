@@ -2,8 +2,11 @@
 
 A small MoE (4 layers, hidden 128, 8 experts, 2 of them a token) trains ten steps on one rank; from that checkpoint, with
 its optimizer, one rank and every layout train on. Ranks share this machine's cores, so tokens/s say what a layout costs
-in communication, not what it gains on a cluster. Aims: losses within AIM_FIRST of one rank's in the first ten steps and
-within AIM_LAST at the end.
+in communication, not what it gains on a cluster.
+
+Rounding grows: one expert chosen otherwise at a near-tie, and two runs part. How far is told by controls, one rank each, whose
+micro-batches alone are of other sizes: nothing but the order of a sum differs. Aims: losses within AIM_FIRST of one
+rank's in the first ten steps; later no layout further from it than AIM_SPREAD times the furthest control.
 
     python benchmarks/layouts.py [--quick] [--json FILE] [--seed N]
 """
@@ -26,20 +29,28 @@ from tests.training.layouts import LAYOUTS, Sizes
 from tests.training.program import Job
 from tests.training.recipes import BATCH, recipe
 
-AIM_FIRST, AIM_LAST = 1e-5, 1e-3  # nats
+AIM_FIRST = 1e-5  # nats
+AIM_SPREAD = 2.0  # times what the controls differ by
 FIRST_STEPS = 10
 MODEL = {"num_layers": 4, "hidden_size": 128, "head_dim": 32, "num_experts": 8, "expert_ffn_size": 256}
 ALONE = Sizes(1, {}, "")
+CONTROLS = {
+    f"control: one rank, micro-batches of {size}": Sizes(
+        1, {"micro_batch_size": size}, "gradients are summed by micro-batch first"
+    )
+    for size in (1, 4, 8)
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layout; differences are the largest over the steps, in nats."""
+    """One layout; differences from one rank are in nats."""
 
     layout: str
     ranks: int
-    first: float
-    last: float
+    first: float  # the largest in the first steps
+    largest: float  # of all steps
+    mean: float  # of the losses of the last third
     tokens_per_second: float  # median over the steps
     rounding: str
 
@@ -58,35 +69,45 @@ def main() -> int:
     if arguments.json:
         machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-    return int(any(row.first > AIM_FIRST or row.last > AIM_LAST for row in rows))
+    return int(any(row.first > AIM_FIRST for row in rows) or _spread(rows) > AIM_SPREAD)
 
 
 def measure(folder: Path, seed: int, steps: int) -> list[Row]:
-    """All layouts, one after the other."""
+    """The controls and all layouts, one after the other."""
     fresh = _train(Job(folder / "fresh", _recipe(ALONE, seed)), 1)
     begun = _train(Job(folder / "begun", _recipe(ALONE, seed), fresh / FINAL, 10 * BATCH), 1)
     end = (10 + steps) * BATCH
     expected = _losses(_train(Job(folder / "alone", _recipe(ALONE, seed), begun / FINAL, end), 1))
-    rows = [Row("one rank", 1, 0.0, 0.0, _speed(folder / "alone"), "")]
-    for number, (name, sizes) in enumerate(LAYOUTS.items()):
+    rows = [Row("one rank", 1, 0.0, 0.0, 0.0, _speed(folder / "alone"), "")]
+    for number, (name, sizes) in enumerate({**CONTROLS, **LAYOUTS}.items()):
         print(f"  {name} …", file=sys.stderr, flush=True)
         run = _train(Job(folder / f"layout-{number}", _recipe(sizes, seed), begun / FINAL, end), sizes.ranks)
-        apart = [abs(a - b) for a, b in zip(_losses(run), expected, strict=True)]
-        rows.append(Row(name, sizes.ranks, max(apart[:FIRST_STEPS]), max(apart), _speed(run), sizes.why))
+        apart = [a - b for a, b in zip(_losses(run), expected, strict=True)]
+        mean = statistics.mean(apart[-(steps // 3) :])
+        largest = max(map(abs, apart))
+        rows.append(Row(name, sizes.ranks, max(map(abs, apart[:FIRST_STEPS])), largest, mean, _speed(run), sizes.why))
     return rows
+
+
+def _spread(rows: list[Row]) -> float:
+    """How far the furthest layout is from one rank, in times of the furthest control."""
+    return max(row.largest for row in rows if row.layout in LAYOUTS) / max(row.largest for row in rows if row.layout in CONTROLS)
 
 
 def report(rows: list[Row], steps: int) -> None:
     """The table on stdout."""
-    print(f"| layout | ranks | first {FIRST_STEPS} steps | all {steps} | tokens/s | rounding differs |")
-    print("|---|---:|---:|---:|---:|---|")
+    print(
+        f"| layout | ranks | first {FIRST_STEPS} steps | all {steps} | mean of last {steps // 3} | tokens/s | rounding differs |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---|")
     for row in rows:
         print(
-            f"| {row.layout} | {row.ranks} | {row.first:.0e} | {row.last:.0e} | {row.tokens_per_second:,.0f} | {row.rounding} |"
+            f"| {row.layout} | {row.ranks} | {row.first:.0e} | {row.largest:.0e} | {row.mean:+.0e} "
+            f"| {row.tokens_per_second:,.0f} | {row.rounding} |"
         )
-    first, last = max(row.first for row in rows), max(row.last for row in rows)
+    first = max(row.first for row in rows)
     print(f"largest difference in the first {FIRST_STEPS} steps: {first:.1e} nats (aim {AIM_FIRST:.0e})")
-    print(f"largest difference in all {steps} steps: {last:.1e} nats (aim {AIM_LAST:.0e})")
+    print(f"largest difference in all {steps} steps: {_spread(rows):.1f} times the controls' (aim {AIM_SPREAD:.0f})")
 
 
 def _recipe(sizes: Sizes, seed: int) -> Recipe:
