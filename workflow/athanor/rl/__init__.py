@@ -1,0 +1,1 @@
+"""Reinforcement learning: what models answer, and later what they learn from it."""
