@@ -41,8 +41,8 @@ def run_pairs(order: Order, rank: int) -> None:
     with process_groups(p.parallel, recipe.seed) as layout:
         marks = Marks(0)
         stage = StageRun(recipe, "pretrain", "", "", order.folder, {}, rank, p.parallel.ranks, spool=marks)
-        task = Task(order.weights / FINAL, (order.steps + 1000) * p.batch_tokens, lambda: samples, lambda: {})
-        ours, bare = MilestoneRun(stage, recipe, task, layout, _learner(order, layout)), _learner(order, layout)
+        task = Task(p, order.weights / FINAL, (order.steps + 1000) * p.batch_tokens, lambda: samples, lambda: {})
+        ours, bare = MilestoneRun(stage, task, layout, _learner(order, layout)), _learner(order, layout)
         load_weights(bare, order.weights / FINAL)
         bare.config.finalize_model_grads_func = finalize_model_grads  # without what ours measures there
         pairs = []

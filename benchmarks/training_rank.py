@@ -183,7 +183,7 @@ def train_ours(order: Order, samples: MarkovSamples, rank: int, marks: Marks) ->
     stage = StageRun(order.recipe, "pretrain", "", "", order.folder, {}, rank, p.parallel.ranks, spool=marks)
     held_out = {"none": HeldOut(samples.rows[:1], 1)}
     end = (order.steps + (p.parallel.ranks == 1)) * p.batch_tokens  # one rank ends by Enough, before the last save
-    train(stage, order.recipe, Task(order.weights / FINAL, end, lambda: samples, lambda: held_out))
+    train(stage, Task(p, order.weights / FINAL, end, lambda: samples, lambda: held_out))
 
 
 def force_balance() -> None:

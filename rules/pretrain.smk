@@ -20,6 +20,6 @@ rule pretrain_model:
     log:
         campaign.log("pretrain"),
     resources:
-        **campaign.resources("pretrain", ranks=campaign.training_ranks),
+        **campaign.resources("pretrain"),
     shell:
         campaign.command("pretrain")

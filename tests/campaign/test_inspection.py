@@ -165,7 +165,7 @@ def test_profile_waits_for_the_traces_of_a_running_stage(furnace: Furnace, run_c
     campaign = furnace.campaign()
     register(campaign)
     code, _, complaint = run_cli("profile", "pretrain")
-    assert code == 1 and complaint.startswith("pretrain: no pretrain stage of that name runs")
+    assert code == 1 and complaint.startswith("pretrain: no training stage of that name runs")
     artifact = next(iter(campaign.lifecycle.of("pretrain")))
     furnace.begin(campaign, artifact, attempt=1)
     folder = campaign.store.folder(artifact)

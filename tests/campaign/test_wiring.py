@@ -13,6 +13,8 @@ from snakemake.utils import QuotedFormatter
 from athanor.campaign.wiring import Wiring
 from athanor.cli import DEFAULT_RECIPE
 from tests.campaign.conftest import Furnace
+from tests.recipe.projects import base
+from tests.recipe.schema_walk import with_entries
 
 
 def wiring(**config: Any) -> Wiring:
@@ -108,7 +110,7 @@ def test_restarts_inside_a_job_make_one_task_a_node_that_starts_its_ranks(furnac
     stages = {"pretrain": {"in_job_restarts": 3, "cpus_per_task": 12, "gpus_per_node": 8}}
     furnace.project.write("cluster", {"ranks_per_node": 8, "resources": stages}, "sites")
     wired = wiring(recipe="wide", site="cluster")
-    asked = wired.resources("pretrain", wired.training_ranks)
+    asked = wired.resources("pretrain")
     assert (asked["nodes"], asked["tasks"], asked["cpus_per_task"], asked["gpus_per_node"]) == (2, 2, 96, 8)
     assert command(wired, "pretrain/1M").startswith(
         f"{sys.executable} -m nvidia_resiliency_ext.fault_tolerance.launcher --nnodes 2 --nproc-per-node 8 --max-restarts 3 "
@@ -135,8 +137,8 @@ def test_restarts_inside_a_job_want_as_many_ranks_on_every_node(furnace: Furnace
         wiring(recipe="wide", site="cluster").start()
 
 
-def resources(wired: Wiring, stage: str, ranks: int = 1) -> dict[str, Any]:
-    return {name: value for name, value in wired.resources(stage, ranks).items() if not name.startswith("journal")}
+def resources(wired: Wiring, stage: str) -> dict[str, Any]:
+    return {name: value for name, value in wired.resources(stage).items() if not name.startswith("journal")}
 
 
 def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes(furnace: Furnace) -> None:
@@ -150,17 +152,22 @@ def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes
         },
     }
     furnace.project.write("cluster", site, "sites")
-    wired = wiring(site="cluster")
+    furnace.project.write(
+        "wide", with_entries(base()) | {"pretrain": {**base()["pretrain"], "batch_tokens": 2560, "parallel": {"ranks": 20}}}
+    )
+    wired = wiring(recipe="wide", site="cluster")
     setup = "module load cuda/13; export OMP_NUM_THREADS=1; export GREETING='a b'"
     bad_nodes = str(wired.campaign.store.root / "bad-nodes")
     common = {"mem_mb": 1074, "slurm_setup": setup, "bad_nodes": bad_nodes, "hang_seconds": 0}
     assert resources(wired, "fetch") == {
         "nodes": 1, "tasks": 1, "cpus_per_task": 1, "runtime": 240, "slurm_partition": "cpu", **common,
     }  # fmt: skip
-    assert resources(wired, "pretrain", ranks=20) == {
+    assert resources(wired, "pretrain") == {
         "nodes": 3, "tasks": 20, "cpus_per_task": 12, "runtime": 1440, "gpus_per_node": 8, "slurm_partition": "gpu", **common,
         "hang_seconds": 1800,
     }  # fmt: skip
+    of_tuning = {"nodes": 1, "tasks": 1, "cpus_per_task": 12, "slurm_partition": "gpu"}
+    assert of_tuning.items() <= resources(wired, "sft").items(), "as pretraining, where the site says nothing of fine-tuning"
     plain = {"nodes": 1, "tasks": 1, "cpus_per_task": 1, "mem_mb": 2000, "bad_nodes": bad_nodes, "hang_seconds": 0}
     assert resources(wiring(), "fetch") == plain
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Encoder
 
 from athanor.artifacts.run import StageError
 from athanor.data.bpe import load, sample_texts, save, token_bytes, train
-from athanor.data.documents import Document, DocumentWriter
+from athanor.data.documents import Document, JsonlWriter
 from athanor.recipe.schema import Tokenizer
 
 RECIPE = Tokenizer(vocab_size=400, sample_bytes=10_000)
@@ -101,7 +101,7 @@ def test_train_vocabulary_without_room_for_the_bytes_is_refused() -> None:
 def test_sample_takes_each_source_by_its_weight_or_as_far_as_it_goes(tmp_path: Path) -> None:
     files = {}
     for name, count in (("a", 500), ("b", 500), ("small", 3), ("unused", 5)):
-        with DocumentWriter(tmp_path / name) as writer:
+        with JsonlWriter(tmp_path / name) as writer:
             for n in range(count):
                 writer.write(Document(str(n), f"{n:010d}", ""))
         files[name] = [tmp_path / name]

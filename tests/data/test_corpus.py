@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from athanor.artifacts.run import StageError
 from athanor.data.corpus import Corpus, write_corpus
-from athanor.data.documents import HELD_OUT_FILE, Document, DocumentWriter, documents_file, read_documents
+from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, documents_file, read_documents
 from athanor.data.formats.record import Record
 from athanor.data.ordering import shuffled
 from athanor.recipe.schema import Data, Source
@@ -121,9 +121,9 @@ def test_shuffled_through_sorted_files_equals_in_memory(tmp_path: Path) -> None:
 
 def test_document_writer_failing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
-    with DocumentWriter(path) as writer:
+    with JsonlWriter(path) as writer:
         writer.write(Document("1", "é\n\u2028", ""))
-    with pytest.raises(RuntimeError), DocumentWriter(path) as writer:
+    with pytest.raises(RuntimeError), JsonlWriter(path) as writer:
         writer.write(Document("2", "b", ""))
         raise RuntimeError
     assert list(read_documents(path)) == [Document("1", "é\n\u2028", "")]

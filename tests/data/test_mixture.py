@@ -158,7 +158,7 @@ def test_weights_too_small_are_refused(sources: dict[str, list[Path]], weights: 
 
 
 def test_small_weight_error_names_the_key_and_the_least_weight(sources: dict[str, list[Path]]) -> None:
-    with pytest.raises(StageError, match=r"pretrain\.mixture\.b=0\.0002 is 0\.0002 of the mixture.*at least 0\.000488"):
+    with pytest.raises(StageError, match=r"mixture\.b=0\.0002 is 0\.0002 of the mixture.*at least 0\.000488"):
         mixture(sources, {"a": 1.0, "b": 0.0002})
 
 

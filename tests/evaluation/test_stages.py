@@ -11,7 +11,7 @@ import torch
 from athanor.artifacts.files import write_json
 from athanor.artifacts.manifest import Manifest, Provenance, Result
 from athanor.artifacts.run import Input, StageError, StageRun, Stopped
-from athanor.data.documents import Document, DocumentWriter
+from athanor.data.documents import Document, JsonlWriter
 from athanor.data.token_store import TokenWriter, write_token_bytes
 from athanor.evaluation.harness import LAUNCHER, OFFLINE
 from athanor.evaluation.scores import read_scores
@@ -54,7 +54,7 @@ def stage_run(folder: Path, stage: str, instance: str, inputs: Mapping[str, Inpu
 def fetched(folder: Path, name: str, documents: list[Document]) -> Input:
     made = artifact(folder / name, "fetch", name)
     for file, part in (("train-00000-of-00001.jsonl.gz", documents[10:]), ("held_out.jsonl.gz", documents[:10])):
-        with DocumentWriter(made.folder / file) as writer:
+        with JsonlWriter(made.folder / file) as writer:
             for document in part:
                 writer.write(document)
     return made

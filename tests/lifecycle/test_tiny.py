@@ -12,6 +12,7 @@ from tests.lifecycle.project import CHECKOUT, SITE, Project
 pytestmark = pytest.mark.slow
 
 LEARNT_NATS = 0.5  # below a unigram model of the same domain
+ANSWERED_NATS = 0.3  # below the model before fine-tuning, for every task
 CONTROL_NATS = 0.1  # a model of shuffled tokens has only frequencies to learn
 
 
@@ -48,6 +49,14 @@ def test_validation_loss_is_well_below_unigram_in_every_domain(tiny: Project) ->
 def test_shuffled_control_learns_no_more_than_frequencies(tiny: Project) -> None:
     rows = results(tiny)["domains"]
     assert {r["domain"]: r["shuffled"] - r["unigram"] for r in rows if r["shuffled"] < r["unigram"] - CONTROL_NATS} == {}
+
+
+def test_fine_tuned_answers_are_likelier_than_before(tiny: Project) -> None:
+    """Most of it is the form of the answers, which the control learns, too: so few tokens teach little of what is asked."""
+    margins = {row["task"]: row["margins"] for row in results(tiny)["tasks"]}
+    assert len(margins) == 4
+    assert {task: m["base"] for task, m in margins.items() if m["base"] < ANSWERED_NATS} == {}
+    assert {task: m["shuffled"] for task, m in margins.items() if abs(m["shuffled"]) > m["base"]} == {}
 
 
 def test_trained_beats_untrained_by_two_standard_errors_somewhere(tiny: Project) -> None:

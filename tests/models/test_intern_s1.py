@@ -35,7 +35,13 @@ def _sampled_layouts() -> list[Parallel]:
         candidate = Recipe(
             model=RECIPE.model, pretrain=RECIPE.pretrain.__class__(**{**vars(RECIPE.pretrain), "parallel": parallel})
         )
-        if not [*illegal_layout(candidate), *illegal_batches(candidate)] and parallel not in found:
+        if (
+            not [
+                *illegal_layout(candidate.model, candidate.pretrain, "pretrain"),
+                *illegal_batches(candidate.pretrain, "pretrain"),
+            ]
+            and parallel not in found
+        ):
             found.append(parallel)
     return found
 

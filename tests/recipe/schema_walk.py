@@ -1,11 +1,37 @@
 """Every field of a schema with its place in a file, so that tests need not list keys by hand."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-INSTANCES = {"sources": "prose", "resources": "default", "batch_switches": "0"}  # names of the entries the tests write
+INSTANCES = {
+    "sources": "prose",
+    "resources": "default",
+    "batch_switches": "0",
+    "tasks": "ask",
+    "turns": "0",
+}  # as tests write them
 SWITCH = {"at_tokens": "200K", "batch_tokens": "4096"}
+SFT = {
+    "decay_tokens": "200K",
+    "mixture": {"ask": 1},
+    "tasks": {
+        "ask": {
+            "source": "prose",
+            "turns": [{"prompts": ["What of {path}?"], "response": "{text}"}],
+            "taxonomy": ["language", "reading", "recall"],
+        }
+    },
+}
+
+
+def with_entries(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's data with one entry in every list and table that the schema has entries for."""
+    data["sft"] = copy.deepcopy(SFT)
+    for section in ("pretrain", "sft"):
+        data[section]["batch_switches"] = [dict(SWITCH)]
+    return data
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from athanor.recipe.schema import Recipe
 from athanor.recipe.site import Site
 from athanor.recipe.units import EXAMPLES, Unit
 from tests.recipe.projects import Project, base, put
-from tests.recipe.schema_walk import SWITCH, Place, places
+from tests.recipe.schema_walk import Place, places, with_entries
 
 RECIPE = list(places(Recipe))
 SITE = list(places(Site))
@@ -31,9 +31,7 @@ def problems_of(project: Project, place: Place, path: str, value: Any) -> list[P
         with pytest.raises(RecipeError) as caught:
             load_site("bad")
         return list(caught.value.problems)
-    data = base()
-    data["pretrain"]["batch_switches"] = [dict(SWITCH)]
-    project.write("bad", put(data, path, value))
+    project.write("bad", put(with_entries(base()), path, value))
     return list(read_recipe("bad").problems)
 
 
@@ -125,10 +123,11 @@ def test_value_out_of_bounds_names_them(project: Project, place: Place, value: A
 
 @by_place([place for place in RECIPE + SITE if place.bound("required")])
 def test_required_key_left_out_says_what_it_is_for(project: Project, place: Place) -> None:
-    data = base()
-    section, _, last = place.path.rpartition(".")
-    data["pretrain"]["batch_switches"] = [dict(SWITCH)]
-    entry = data["pretrain"]["batch_switches"][0] if "switches" in section else data["data"]["sources"]["prose"]
+    data = with_entries(base())
+    *sections, last = place.path.split(".")
+    entry: Any = data
+    for section in sections:
+        entry = entry[int(section)] if isinstance(entry, list) else entry[section]
     del entry[last]
     project.write("bad", data)
     advice = [problem.advice for problem in read_recipe("bad").problems if problem.key == place.shown]

@@ -8,18 +8,22 @@ import pytest
 from athanor.recipe.comparison import changed_keys, compare_stages
 from athanor.recipe.lifecycle import STAGES, Lifecycle
 from athanor.recipe.loading import read_recipe
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema import Recipe, Sft
 from tests.recipe.projects import Project, base, make_project, put
-from tests.recipe.schema_walk import SWITCH, places
+from tests.recipe.schema_walk import places, with_entries
 
 NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})
+SFT = REPORT | {"sft", "export"}  # the model that was fine-tuned is exported
+PACK = SFT | {"pack"}
+CONVERSATIONS = PACK | {"conversations"}
 EVALUATE = REPORT | {"evaluate"}
 EXPORT = EVALUATE | {"export"}
-PRETRAIN = EXPORT | {"pretrain"}
+PRETRAIN = EXPORT | SFT | {"pretrain"}
 VALIDATION = PRETRAIN | {"baselines"}
-TOKENIZER = VALIDATION | {"tokenizer", "tokenize"}
+TOKENIZER = VALIDATION | PACK | {"tokenizer", "tokenize"}
 FETCH = TOKENIZER | {"fetch"}
+SOURCES = FETCH | CONVERSATIONS
 MODEL = PRETRAIN | {"initialize"}
 
 SOURCE = "data.sources.prose"
@@ -28,25 +32,25 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "seed": (2, MODEL),
     "environment": ("gpu", NOTHING),  # the small project's two environments pin the same versions
     "data.licences_allowed": (["CC0-1.0", "MIT", "BSD-3-Clause"], NOTHING),
-    "data.held_out_fraction": (0.05, FETCH),
-    "data.split_seed": (3, FETCH),
-    f"{SOURCE}.kind": ("pip", FETCH),
-    f"{SOURCE}.package": ("networkx", FETCH),
-    f"{SOURCE}.version": ("3.6.1", FETCH),
-    f"{SOURCE}.sha256": ("c" * 64, FETCH),
-    f"{SOURCE}.path": ("corpora", FETCH),
+    "data.held_out_fraction": (0.05, SOURCES),
+    "data.split_seed": (3, SOURCES),
+    f"{SOURCE}.kind": ("pip", SOURCES),
+    f"{SOURCE}.package": ("networkx", SOURCES),
+    f"{SOURCE}.version": ("3.6.1", SOURCES),
+    f"{SOURCE}.sha256": ("c" * 64, SOURCES),
+    f"{SOURCE}.path": ("corpora", SOURCES),
     f"{SOURCE}.licence": ("MIT", NOTHING),
     f"{SOURCE}.domain": ("history", VALIDATION),
-    f"{SOURCE}.format": ("code", FETCH),
-    f"{SOURCE}.columns": (["text"], FETCH),
-    f"{SOURCE}.template": ("{text}\n", FETCH),
-    f"{SOURCE}.entity": ("{text}", FETCH),
+    f"{SOURCE}.format": ("code", SOURCES),
+    f"{SOURCE}.columns": (["text"], SOURCES),
+    f"{SOURCE}.template": ("{text}\n", SOURCES),
+    f"{SOURCE}.entity": ("{text}", SOURCES),
     f"{SOURCE}.max_bytes": ("1MB", FETCH),
     f"{SOURCE}.shards": (3, FETCH),
     "tokenizer.vocab_size": (2048, TOKENIZER),
     "tokenizer.sample_bytes": ("1MB", TOKENIZER),
     "tokenizer.min_frequency": (3, TOKENIZER),
-    "tokenizer.special_tokens": (["<|endoftext|>", "<|pad|>"], TOKENIZER),
+    "tokenizer.special_tokens": (["<|endoftext|>", "<|pad|>"], TOKENIZER | CONVERSATIONS),
     "model.num_layers": (2, MODEL),
     "model.hidden_size": (64, MODEL),
     "model.num_attention_heads": (8, MODEL),
@@ -127,11 +131,30 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "evaluate.seed": (1, EVALUATE),
 }
 
+TASK = "sft.tasks.ask"
+# What fine-tuning has in common with pretraining reruns it alone.
+OF_BOTH = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Sft(), key.split(".")[1])}
+RERUN |= {key.replace("pretrain", "sft", 1): (value, SFT if stages else NOTHING) for key, (value, stages) in OF_BOTH.items()}
+RERUN |= {
+    "sft.sequence_length": (256, PACK),
+    "sft.mixture": ({"ask": 2}, SFT),
+    "sft.shuffled_control": (True, PACK - {"export"}),  # one more model beside the other
+    f"{TASK}.source": ("chemistry", CONVERSATIONS),
+    f"{TASK}.extract": ("functions", CONVERSATIONS),
+    f"{TASK}.system": ("Be brief.", CONVERSATIONS),
+    f"{TASK}.messages": ("said", CONVERSATIONS),
+    f"{TASK}.tools": ("tools", CONVERSATIONS),
+    f"{TASK}.taxonomy": (["language", "reading", "recall word by word"], NOTHING),
+    f"{TASK}.max_conversations": (10, CONVERSATIONS),
+    f"{TASK}.turns.0.prompts": (["And {path}?"], CONVERSATIONS),
+    f"{TASK}.turns.0.thinking": ("{path}", CONVERSATIONS),
+    f"{TASK}.turns.0.response": ("{name}", CONVERSATIONS),
+}
+
 
 def recipe(project: Project, path: str = "", value: Any = None) -> Recipe:
     """The small recipe with a batch switch, and `value` at `path`; rules between keys are not this table's business."""
-    data = base()
-    data["pretrain"]["batch_switches"] = [dict(SWITCH)]
+    data = with_entries(base())
     name = value if path == "name" else "base"
     file = project.write(name, put(data, path, value) if path not in ("", "name") else data)
     return read_recipe(str(file)).recipe
@@ -156,7 +179,7 @@ def test_table_has_every_key_of_the_recipe() -> None:
     sections = {place.path for place in places(Recipe) if is_dataclass(place.hint)}
     of_sources = {p.path for p in places(Recipe) if get_args(p.hint) and is_dataclass(get_args(p.hint)[-1])}
     leaves = {place.path for place in places(Recipe)} - sections - of_sources
-    assert set(RERUN) - {"pretrain.batch_switches"} == leaves
+    assert set(RERUN) - {"pretrain.batch_switches", "sft.batch_switches"} == leaves
 
 
 def test_learning_rate_reruns_what_was_trained_and_nothing_else(project: Project) -> None:
@@ -178,4 +201,4 @@ def test_unused_source_is_no_part_of_the_graph(project: Project) -> None:
 
 
 def test_every_stage_has_artifacts_and_every_artifact_a_stage(project: Project) -> None:
-    assert {artifact.stage for artifact in Lifecycle(project.load(), project.root)} == set(STAGES)
+    assert {artifact.stage for artifact in Lifecycle(recipe(project), project.root)} == set(STAGES)

@@ -40,6 +40,7 @@ class Job:
     poison: int | None = None  # a first token whose samples give no finite loss
     poisoned: tuple[int, ...] = ()  # samples of these numbers begin with `poison`
     roll_back: bool = False  # start behind the newest checkpoint
+    packed: bool = False  # train on packed chains, from the weights of `start` alone
     first_sample: int = 0  # the corpus begins there
     garbled: tuple[int, ...] = ()  # samples of these numbers are noise
     free_bytes: int | None = None  # on the disk, from the second save on
@@ -106,7 +107,7 @@ def _run(job: Job, stage: StageRun) -> object:
         hold_writes,
         let_through,
     )
-    from tests.training.synthetic import AffineChains, held_out
+    from tests.training.synthetic import AffineChains, PackedChains, held_out, packed_held_out
 
     if job.uncured:
         let_through(job.uncured)
@@ -118,6 +119,8 @@ def _run(job: Job, stage: StageRun) -> object:
         fill_disk(job.free_bytes)
     pretrain = job.recipe.pretrain
     count = pretrain.batch_tokens // pretrain.sequence_length
+    if job.packed:
+        return train(stage, Task(pretrain, job.start, job.end_tokens, PackedChains, packed_held_out, afresh=True))
     samples: SampleReader = Garbled(AffineChains(job.first_sample), job.garbled)
     if job.note_samples:
         samples = Noted(samples, job.folder / f"samples-{stage.rank}.txt")
@@ -128,4 +131,5 @@ def _run(job: Job, stage: StageRun) -> object:
     if job.slow_rank is not None and stage.rank == job.slow_rank:
         objective = {"objective": Slow()}
     domains = {"domains": ("odd", "even"), "domain": lambda _, index: ("even", "odd")[index % 2]} if job.domains else {}
-    return train(stage, job.recipe, Task(job.start, job.end_tokens, lambda: counted, held_out, **objective, **domains))
+    task = Task(pretrain, job.start, job.end_tokens, lambda: counted, held_out, **objective, **domains)
+    return train(stage, task)

@@ -1,6 +1,7 @@
 """A synthetic corpus: endless, the same everywhere, and easy to learn."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +36,39 @@ def held_out(windows: int = 13) -> dict[str, HeldOut]:
         rows = np.stack([chains.sample(10**9 + 2 * i + number) for i in range(windows + number)])
         domains[name] = HeldOut(rows, bytes=math.ceil(2.5 * rows[:, 1:].size))
     return domains
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed sample, as `athanor.data.packing.Window`."""
+
+    tokens: NDArray[np.int64]
+    counts: NDArray[np.bool_]
+    ends: NDArray[np.int64]
+
+
+class PackedChains:
+    """Sample i is three chains end to end, of unequal lengths, of which the second half of each counts, and padding."""
+
+    sizes = (LENGTH // 2, LENGTH // 4, LENGTH // 8)
+
+    def sample(self, index: int) -> Packed:
+        """LENGTH + 1 tokens."""
+        chains = AffineChains()
+        parts = [chains.sample(3 * index + number)[:size] for number, size in enumerate(self.sizes)]
+        room = LENGTH + 1 - sum(self.sizes)
+        counts = [position >= size // 2 for size in self.sizes for position in range(size)]
+        return Packed(
+            np.concatenate([*parts, np.full(room, VOCABULARY - 1)]),
+            np.array([*counts, *[False] * room]),
+            np.cumsum([*self.sizes, room]),
+        )
+
+
+def packed_held_out() -> dict[str, HeldOut]:
+    """Two domains of packed samples."""
+    chains = PackedChains()
+    return {
+        name: HeldOut([chains.sample(10**8 + 2 * i + number) for i in range(5 + number)], bytes=100)
+        for number, name in enumerate(("even", "odd"))
+    }

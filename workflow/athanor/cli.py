@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from athanor import convert
+from athanor.recipe.lifecycle import TRAINING
 
 if TYPE_CHECKING:
     from athanor.campaign.campaign import Campaign
@@ -89,7 +90,7 @@ def _add_campaign_commands(commands: "argparse._SubParsersAction[argparse.Argume
     logs.add_argument("stages", nargs=1, metavar="STAGE")
     logs.add_argument("--rank", type=int, default=0, metavar="K")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the stage ends")
-    profile = add("profile", _profile, "trace the next steps of a running pretrain stage, on every rank")
+    profile = add("profile", _profile, "trace the next steps of a running pretrain or sft stage, on every rank")
     profile.add_argument("stages", nargs=1, metavar="STAGE", help="pretrain/480K")
     profile.add_argument("--steps", type=_positive, default=5, metavar="N", help="how many (default 5)")
     gc = add("gc", _gc, "list what no registered campaign refers to (a dry run by default)")
@@ -284,10 +285,10 @@ def _profile(arguments: argparse.Namespace) -> int:
     from athanor.campaign.state import State, state_of
 
     def trace(campaign: "Campaign", chosen: Sequence[object]) -> int:
-        folders = {a.name: campaign.store.folder(a) for a in chosen if a.stage == "pretrain"}  # type: ignore[attr-defined, arg-type]
+        folders = {a.name: campaign.store.folder(a) for a in chosen if a.stage in TRAINING}  # type: ignore[attr-defined, arg-type]
         running = [folder for folder in folders.values() if state_of(folder) is State.RUNNING]
         if not running:
-            print(f"{arguments.stages[0]}: no pretrain stage of that name runs; athanor status says what does", file=sys.stderr)
+            print(f"{arguments.stages[0]}: no training stage of that name runs; athanor status says what does", file=sys.stderr)
             return 1
         traces = [path for folder in running for path in request_profile(folder, arguments.steps)]
         if not traces:

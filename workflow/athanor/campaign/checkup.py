@@ -16,7 +16,7 @@ from athanor.cluster.findings import has_error, summary
 from athanor.cluster.inventory import ClusterSilent, take_inventory
 from athanor.cluster.jobs import StageJob
 from athanor.recipe.loading import project_folder
-from athanor.recipe.site import Site, StageResources, chosen_site
+from athanor.recipe.site import Site, StageResources, chosen_site, resource_entries
 from athanor.tracking.destination import Destination
 from snakemake_executor_plugin_submitit.settings import Cluster, resolve_cluster
 
@@ -75,14 +75,17 @@ def stage_jobs(wiring: Wiring) -> list[StageJob]:
     jobs = {}
     for artifact in wiring.campaign.lifecycle:
         stage = artifact.stage
-        ranks = wiring.training_ranks if stage == "pretrain" else 1
-        resources = {k: v for k, v in wiring.resources(stage, ranks).items() if k not in _NOT_ASKED_OF_SLURM}
+        resources = {k: v for k, v in wiring.resources(stage).items() if k not in _NOT_ASKED_OF_SLURM}
         prefix, python = wiring.interpreter(stage)
         jobs[stage] = StageJob((stage,), resources, prefix, python, keys_of(wiring.campaign.site, stage), artifact.packages)
     return list(jobs.values())
 
 
 def keys_of(site: Site, stage: str) -> dict[str, str]:
-    """Which key of the site file each resource of a stage comes from, or belongs in: the stage's entry, or `default`."""
-    own = vars(site.resources.get(stage, StageResources()))
-    return {key: f"resources.{stage if value else 'default'}.{key}" for key, value in own.items()}
+    """Which key of the site file each resource of a stage comes from, or belongs in: `default`, where no entry has it."""
+    keys = {}
+    for name in resource_entries(stage):
+        for key, value in vars(site.resources.get(name, StageResources())).items():
+            if value or key not in keys:
+                keys[key] = f"resources.{name}.{key}"
+    return keys

@@ -15,12 +15,14 @@ from athanor.campaign.report import REPORT
 from athanor.recipe.lifecycle import STAGES, Artifact
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
-FACTS = 3  # shown a row
+FACTS = 4  # shown a row
 # Many metrics of one kind are said as one: suffix, how they are put together, what is printed.
 TOLD_TOGETHER: tuple[tuple[str, Callable[[Sequence[float]], float], str], ...] = (
     ("/nats_per_token", fmean, "validation {:.3f} nats/token, mean of {} domains"),
     ("/below_unigram", min, "at least {:.2f} nats below unigram in {} domains"),
     ("/below_shuffled", min, "{:.2f} below the shuffled control"),
+    ("/answers_below_base", min, "answers at least {:.2f} nats below the base model in {} tasks"),
+    ("/answers_below_shuffled", min, "{:.2f} below their shuffled control"),
     ("/unigram", fmean, "unigram {:.3f} nats/token"),
     ("/bigram", fmean, "bigram {:.3f} nats/token"),
     ("/bits_per_byte", fmean, "{:.3f} bits/byte, mean of {} tasks"),

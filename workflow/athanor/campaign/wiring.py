@@ -15,17 +15,16 @@ from athanor.campaign.housekeeping import drop_old_driver_logs, seal
 from athanor.campaign.in_job import in_job_launcher, problem_with
 from athanor.campaign.notice import send_notice
 from athanor.campaign.registry import PLAN, register
-from athanor.recipe.lifecycle import STAGES, Artifact
+from athanor.recipe.lifecycle import STAGES, TRAINING, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
 from athanor.recipe.secrets import SecretsError, site_secrets
-from athanor.recipe.site import Site, StageResources
+from athanor.recipe.site import Site, StageResources, resource_entries
 
 TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest comes with the next start
 _MB = 10**6
 BAD_NODES = "bad-nodes"  # below the store: a node that failed one campaign's job is excluded from all
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-TRAINING = ("pretrain",)  # they mark every step; other stages may be silent for long, such as while a tokenizer is trained
 
 
 class Wiring:
@@ -53,10 +52,10 @@ class Wiring:
             raise SystemExit(str(error)) from error
         return cls(campaign)
 
-    @property
-    def training_ranks(self) -> int:
-        """Ranks of a pretraining job."""
-        return self.campaign.recipe.pretrain.parallel.ranks
+    def ranks(self, stage: str) -> int:
+        """Ranks of one job of a stage: 1 where it does not train."""
+        trained = self.campaign.recipe.trainings().get(stage)
+        return trained.parallel.ranks if trained else 1
 
     def targets(self) -> list[str]:
         """The manifests of every artifact of the campaign."""
@@ -86,11 +85,11 @@ class Wiring:
     def command(self, stage: str) -> str:
         """The shell command of a stage, with the site's launch prefix and interpreter before it."""
         prefix, python = self.interpreter(stage)
-        restarts = self._in_job_restarts(stage)
+        restarts, ranks = self._in_job_restarts(stage), self.ranks(stage)
         words = [
             *([_literal(prefix)] if prefix else []),
             _literal(shlex.quote(python)),
-            *([in_job_launcher(self._nodes(self.training_ranks), self.training_ranks, restarts)] if restarts else []),
+            *([in_job_launcher(self._nodes(ranks), ranks, restarts)] if restarts else []),
             "-m athanor stage",
             stage,
             "--recipe",
@@ -106,9 +105,9 @@ class Wiring:
         wanted = self._resources(stage)
         return wanted.launch_prefix, wanted.python or sys.executable
 
-    def resources(self, stage: str, ranks: int = 1) -> dict[str, Any]:
-        """What a stage's job asks for, in the executor's words. `ranks` is the whole job's."""
-        wanted, site = self._resources(stage), self.campaign.site
+    def resources(self, stage: str) -> dict[str, Any]:
+        """What a stage's job asks for, in the executor's words."""
+        wanted, site, ranks = self._resources(stage), self.campaign.site, self.ranks(stage)
         nodes = self._nodes(ranks)
         tasks = nodes if self._in_job_restarts(stage) else ranks
         setup = [*site.setup, *_exports(site)]
@@ -130,6 +129,7 @@ class Wiring:
         asked = {name: value for name, value in asked.items() if value}
         return {
             **asked,
+            # Other stages may be silent for long, such as while a tokenizer is trained.
             "hang_seconds": 60 * site.hang_minutes if stage in TRAINING else 0,
             "journal": lambda wildcards: f"{self._store}/{stage}/{wildcards.fingerprint}",
             "journal_spec": lambda wildcards: f"{stage}/{wildcards.fingerprint}",
@@ -148,8 +148,8 @@ class Wiring:
             site_secrets(self.campaign.site)  # every job reads them for itself; better refused before the queue than behind it
         except SecretsError as error:
             raise SystemExit(f"site {self.campaign.site.name}: {error}") from error
-        ranks = self.training_ranks
-        for stage in filter(self._in_job_restarts, TRAINING):
+        for stage in filter(self._in_job_restarts, self.campaign.recipe.trainings()):
+            ranks = self.ranks(stage)
             if problem := problem_with(self._nodes(ranks), ranks, *self.interpreter(stage)):
                 raise SystemExit(f"site {self.campaign.site.name}: resources.{stage}.in_job_restarts: {problem}")
         register(self.campaign)
@@ -191,10 +191,10 @@ class Wiring:
         return self._resources(stage).in_job_restarts if stage in TRAINING else 0
 
     def _resources(self, stage: str) -> StageResources:
-        """The stage's entry of the site file, over `default`, over one core and 2 GB."""
+        """The stage's entries of the site file, the more particular over the others, over one core and 2 GB."""
         assert stage in STAGES, stage
         site, merged = self.campaign.site, StageResources(cpus_per_task=1, memory=2_000 * _MB)
-        for name in ("default", stage):
+        for name in resource_entries(stage):
             for key, value in vars(site.resources.get(name, StageResources())).items():
                 if value:
                     setattr(merged, key, value)

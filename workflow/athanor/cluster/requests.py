@@ -11,11 +11,11 @@ from athanor.cluster.commands import Ask
 from athanor.cluster.findings import Finding, error, has_error, ok, warning
 from athanor.cluster.inventory import Inventory, Partition
 from athanor.cluster.jobs import StageJob, batch_script
+from athanor.recipe.lifecycle import TRAINING
 from snakemake_executor_plugin_submitit.resources import Request
 
 _TEST_NAME = "athanor-doctor"
 _AGAIN_SECONDS = 2.0
-_TRAINING = "pretrain"
 _NOT_ASKED_FOR = ("--output", "--open-mode", "--signal", "--comment", "--job-name", "--requeue")
 
 
@@ -24,7 +24,7 @@ def check_job(job: StageJob, inventory: Inventory, ranks_per_node: int, ask: Ask
     try:
         request = job.request()
     except WorkflowError as wrong:
-        return [error(f"{job.name}: {wrong}", "change ranks_per_node, or pretrain.parallel.ranks of the recipe")]
+        return [error(f"{job.name}: {wrong}", f"change ranks_per_node, or {job.stages[0]}.parallel.ranks of the recipe")]
     findings = [*check_partition(job, inventory), *check_account(job, inventory)]
     partition = inventory.partition(job.partition)
     if partition is not None and partition.available == "up":
@@ -91,18 +91,18 @@ def _largest(key: str, most: int, request: Request) -> str:
 def check_ranks(job: StageJob, request: Request, ranks_per_node: int, partition: Partition) -> list[Finding]:
     """Whether every rank of a GPU stage has a GPU of its own, every GPU a rank, and training any GPU at all."""
     gpus, ranks, there = request.gpus_per_node, request.tasks_per_node, partition.gpus_per_node
-    key = job.keys["gpus_per_node"]
+    key, trains = job.keys["gpus_per_node"], not set(TRAINING).isdisjoint(job.stages)
     if not gpus:
         forgotten = f"{job.name}: asks for no GPU, though nodes of partition {partition.name} have {there}"
-        return [warning(forgotten, f"set {key} to {there}")] if there and _TRAINING in job.stages else []
+        return [warning(forgotten, f"set {key} to {there}")] if there and trains else []
     if ranks > gpus:
         advice = f"set ranks_per_node to {gpus}, or {key} to {ranks}: NCCL needs one a rank"
         return [error(f"{job.name}: {ranks} ranks a node share {gpus} GPUs", advice)]
     if ranks < gpus:
-        what = "ranks_per_node" if ranks == ranks_per_node else "pretrain.parallel.ranks of the recipe"
+        what = "ranks_per_node" if ranks == ranks_per_node else f"{job.stages[0]}.parallel.ranks of the recipe"
         found = f"{job.name}: {ranks} ranks leave {gpus - ranks} of {gpus} GPUs of every node idle"
         return [warning(found, f"set {key} to {ranks}, or {what} to a multiple of {gpus}")]
-    if ranks_per_node > there and _TRAINING in job.stages:
+    if ranks_per_node > there and trains:
         found = f"{job.name}: ranks_per_node is {ranks_per_node}, but nodes of partition {partition.name} have {there} GPUs"
         return [warning(found, f"set ranks_per_node to {there}: recipes with more ranks would find too few GPUs")]
     return []

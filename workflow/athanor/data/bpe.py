@@ -15,18 +15,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from athanor.artifacts.files import write_atomically
 from athanor.artifacts.run import StageError
 from athanor.data.documents import read_documents
+from athanor.models.chat_template import CHAT_TEMPLATE
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.recipe.schema import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TURN_BEGINS, TURN_ENDS = "<|im_start|>", "<|im_end|>"
-
-# ChatML, the format of the Qwen family that checkpoints are exported to.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 def sample_texts(files: Mapping[str, list[Path]], weights: Mapping[str, float], sample_bytes: int) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from athanor.artifacts.run import StageError
-from athanor.data.documents import HELD_OUT_FILE, Document, DocumentWriter, training_file
+from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, training_file
 from athanor.data.formats.record import Record
 from athanor.data.ordering import shuffled
 from athanor.data.split import is_held_out
@@ -44,7 +44,7 @@ def write_corpus(
     """
     corpus = Corpus(files=[*(training_file(k, source.shards) for k in range(source.shards)), HELD_OUT_FILE])
     with contextlib.ExitStack() as stack:
-        *shards, held_out = [stack.enter_context(DocumentWriter(folder / name)) for name in corpus.files]
+        *shards, held_out = [stack.enter_context(JsonlWriter(folder / name)) for name in corpus.files]
         ordered = shuffled(_documents(records, source, corpus, progress), data.split_seed, scratch)
         for document in _capped(ordered, source.max_bytes, corpus):
             if is_held_out(document, data.held_out_fraction, data.split_seed):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 HELD_OUT_FILE = "held_out.jsonl.gz"
 COMPRESSION_LEVEL = 6  # 9 takes twice as long for 1 % less
@@ -44,10 +44,10 @@ def read_documents(path: Path) -> Iterator[Document]:
             yield Document(**json.loads(line))
 
 
-class DocumentWriter:
-    """Writes one file under a temporary name and renames it when the `with` block ends well.
+class JsonlWriter:
+    """Writes one file of dataclasses, a line each, under a temporary name and renames it when the `with` block ends well.
 
-    The gzip header carries neither time nor name, so equal documents give equal bytes.
+    The gzip header carries neither time nor name, so equal lines give equal bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,9 +59,9 @@ class DocumentWriter:
         self._gzip = gzip.GzipFile("", "wb", COMPRESSION_LEVEL, self._raw, mtime=0)
         return self
 
-    def write(self, document: Document) -> None:
-        """Append a document."""
-        line = json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
+    def write(self, item: Any) -> None:
+        """Append a line: the fields of a dataclass."""
+        line = json.dumps(asdict(item), ensure_ascii=False, separators=(",", ":"))
         self._gzip.write(line.encode() + b"\n")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from athanor.artifacts.run import StageError
+from athanor.data.packing import PackedWindows, Window
 from athanor.data.permutation import permutation, permute, stream_key
 from athanor.data.windows import TokenStream
-from athanor.recipe.consistency import SMALLEST_WEIGHT
 from athanor.recipe.schema import TokenOrder
+from athanor.recipe.trainings import SMALLEST_WEIGHT
 
 BLOCK = int(2 / SMALLEST_WEIGHT)  # 4096 samples; a smaller weight could round to a negative share of a block
 WEIGHT_UNITS = 1 << 48  # weights are whole multiples of 2**-48, so that counts are exact for any number of samples
@@ -50,38 +51,21 @@ class _Block:
     consumed: tuple[int, ...]  # [sources] samples of it in all blocks before
 
 
-class Mixture:
-    """Training samples by index, from any number of sources by weight."""
+class SampleOrder:
+    """Which window of which source every sample is, for any number of sources by weight."""
 
-    def __init__(
-        self,
-        sources: Mapping[str, Sequence[Path]],
-        weights: Mapping[str, float],
-        sequence_length: int,
-        seed: int,
-        order: TokenOrder = TokenOrder.NATURAL,
-    ) -> None:
-        """`sources`: the tokenized training shards of each, in order. `weights` need not sum to one.
+    def __init__(self, windows: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
+        """`windows` of each source, at least one. `weights` need not sum to one.
 
-        SHUFFLED order permutes the tokens inside every sample: the negative control. Raises StageError when a weight is
-        too small or has no source, and when a source holds less than one sequence.
+        Raises StageError when a weight is too small or has no source.
         """
-        if missing := sorted(set(weights) - set(sources)):
-            raise StageError(
-                f"pretrain.mixture names {', '.join(missing)}, of which there are no tokens; there is {list(sources)}"
-            )
+        if missing := sorted(set(weights) - set(windows)):
+            raise StageError(f"the mixture names {', '.join(missing)}, of which there are no tokens; there is {list(windows)}")
         self.names = tuple(sorted(weights))
-        self._cumulative = _cumulative_weights(weights)
-        self._streams = {name: TokenStream(sources[name], sequence_length) for name in self.names}
-        self._seed, self._order = seed, order
-        self._length = sequence_length
+        self.windows = {name: windows[name] for name in self.names}
+        self._seed, self._cumulative = seed, _cumulative_weights(weights)
         self._deal = lru_cache(CACHED_BLOCKS)(self._deal_block)
         self._epoch_key = lru_cache(4 * len(self.names))(lambda name, epoch: stream_key(seed, "epoch", name, epoch))
-
-    @property
-    def windows(self) -> dict[str, int]:
-        """Samples in one epoch of each source."""
-        return {name: stream.windows for name, stream in self._streams.items()}
 
     def where(self, index: int) -> Place:
         """The window that sample `index` is. Raises ValueError for a negative index."""
@@ -91,17 +75,8 @@ class Mixture:
         block = self._deal(number)
         source = int(block.source[place])
         name = self.names[source]
-        windows = self._streams[name].windows
-        epoch, step = divmod(block.consumed[source] + int(block.step[place]), windows)
-        return Place(name, epoch, permute(step, windows, self._epoch_key(name, epoch)))
-
-    def sample(self, index: int) -> NDArray[np.int64]:
-        """Sample `index` [S + 1]: inputs are [:-1], targets [1:]."""
-        place = self.where(index)
-        tokens = self._streams[place.source].window(place.position)
-        if self._order is TokenOrder.SHUFFLED:
-            tokens = tokens[permutation(self._length + 1, stream_key(self._seed, "tokens", index))]
-        return tokens
+        epoch, step = divmod(block.consumed[source] + int(block.step[place]), self.windows[name])
+        return Place(name, epoch, permute(step, self.windows[name], self._epoch_key(name, epoch)))
 
     def consumed(self, samples: int) -> dict[str, int]:
         """Samples of each source among the first `samples`."""
@@ -126,16 +101,63 @@ class Mixture:
         return [blocks * BLOCK * weight // WEIGHT_UNITS for weight in self._cumulative]
 
 
+class Mixture:
+    """Training samples of running text by index, from any number of sources by weight."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Path]],
+        weights: Mapping[str, float],
+        sequence_length: int,
+        seed: int,
+        order: TokenOrder = TokenOrder.NATURAL,
+    ) -> None:
+        """`sources`: the tokenized training shards of each, in order.
+
+        SHUFFLED order permutes the tokens inside every sample: the negative control. Raises StageError as SampleOrder does, and
+        when a source holds less than one sequence.
+        """
+        self._streams = {name: TokenStream(sources[name], sequence_length) for name in sorted(weights) if name in sources}
+        self._order = SampleOrder({name: stream.windows for name, stream in self._streams.items()}, weights, seed)
+        self.where, self.consumed = self._order.where, self._order.consumed
+        self.names, self.windows = self._order.names, self._order.windows
+        self._seed, self._tokens = seed, order
+        self._length = sequence_length
+
+    def sample(self, index: int) -> NDArray[np.int64]:
+        """Sample `index` [S + 1]: inputs are [:-1], targets [1:]."""
+        place = self.where(index)
+        tokens = self._streams[place.source].window(place.position)
+        if self._tokens is TokenOrder.SHUFFLED:
+            tokens = tokens[permutation(self._length + 1, stream_key(self._seed, "tokens", index))]
+        return tokens
+
+
+class PackedMixture:
+    """Training samples of packed conversations by index, from any number of tasks by weight."""
+
+    def __init__(self, folders: Mapping[str, Path], weights: Mapping[str, float], sequence_length: int, seed: int) -> None:
+        """`folders`: the training windows of each task. Raises StageError as SampleOrder and PackedWindows do."""
+        self._packs = {name: PackedWindows(folders[name], sequence_length) for name in sorted(weights) if name in folders}
+        self._order = SampleOrder({name: pack.windows for name, pack in self._packs.items()}, weights, seed)
+        self.where = self._order.where
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`."""
+        place = self.where(index)
+        return self._packs[place.source].window(place.position)
+
+
 def _cumulative_weights(weights: Mapping[str, float]) -> list[int]:
     """W_1 … W_n of the sources sorted by name, in units of 2**-48; the last is exactly one."""
     if any(weight <= 0 for weight in weights.values()) or not weights:
-        raise StageError(f"pretrain.mixture={dict(weights)}: needs at least one source, and weights above 0")
+        raise StageError(f"mixture={dict(weights)}: needs at least one source, and weights above 0")
     exact = [Fraction(weights[name]) for name in sorted(weights)]
     total = sum(exact)
     for name, weight in zip(sorted(weights), exact, strict=True):
         if weight / total < SMALLEST_WEIGHT:
             raise StageError(
-                f"pretrain.mixture.{name}={weights[name]} is {float(weight / total):.2g} of the mixture, less than "
+                f"mixture.{name}={weights[name]} is {float(weight / total):.2g} of the mixture, less than "
                 f"1/{BLOCK // 2}, the smallest share a block of {BLOCK} samples can keep; give it at least "
                 f"{float(total * SMALLEST_WEIGHT):.3g} or leave it out"
             )

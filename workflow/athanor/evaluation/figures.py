@@ -18,7 +18,7 @@ from athanor.recipe.schema import Suite
 from athanor.recipe.units import Unit, format_quantity
 
 LOSS_FIGURE, VALIDATION_FIGURE, SCORES_FIGURE = "figures/loss.svg", "figures/validation.svg", "figures/scores.svg"
-EXPERTS_FIGURE = "figures/expert_load.svg"
+EXPERTS_FIGURE, TASKS_FIGURE = "figures/expert_load.svg", "figures/fine_tuning.svg"
 
 MODEL, CONTROL, BASELINE, INK, FAINT = "#b5451b", "#6b7280", "#2f6f8f", "#1f2937", "#d1d5db"
 STYLE: Any = {
@@ -44,12 +44,16 @@ SMOOTHED_OVER = 25  # a median is drawn over a window of this share of the point
 NAMES = {"bits_per_byte": "bits per byte", "acc": "accuracy", "acc_norm": "accuracy, per character"}
 SHOWN_METRICS = ("bits_per_byte", "acc")  # the others say the same in another unit
 
+Series = tuple[str, str, str, str, list[float | None]]  # name, marker, its face and edge, a value a row
+
 
 def write_figures(folder: Path, results: CampaignResults) -> tuple[str, ...]:
     """Write all figures below `folder`; their paths."""
     drawings = {LOSS_FIGURE: draw_loss, VALIDATION_FIGURE: draw_validation, SCORES_FIGURE: draw_scores}
     if any(milestone.expert_load is not None for milestone in results.milestones):
         drawings[EXPERTS_FIGURE] = draw_expert_load
+    if results.tasks:
+        drawings[TASKS_FIGURE] = draw_fine_tuning
     for name, draw in drawings.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
@@ -86,37 +90,55 @@ def draw_loss(results: CampaignResults) -> Figure:
 def draw_validation(results: CampaignResults) -> Figure:
     """Held-out loss of every domain: the model beside unigram, bigram and the shuffled control."""
     domains = sorted(results.domains, key=lambda domain: domain.model, reverse=True)
-    figure = Figure(figsize=(8.4, 1.5 + 0.48 * len(domains)), layout="constrained")
-    axes = figure.subplots()
-    series: list[tuple[str, str, str, str, list[float | None]]] = [
+    series: list[Series] = [
         ("unigram", "o", "white", BASELINE, [d.unigram for d in domains]),
         ("bigram", "o", BASELINE, BASELINE, [d.bigram for d in domains]),
         ("tokens shuffled", "s", "white", CONTROL, [d.shuffled for d in domains]),
         (results.name, "D", MODEL, MODEL, [d.model for d in domains]),
     ]
-    for row, domain in enumerate(domains):
-        span = [loss for loss in (domain.model, domain.unigram, domain.bigram, domain.shuffled) if loss is not None]
+    return _beside("Validation by domain", [d.domain for d in domains], series, "held-out loss, nats per token (left is better)")
+
+
+def draw_fine_tuning(results: CampaignResults) -> Figure:
+    """Loss of every task's held-out responses: before fine-tuning, behind it, and of the control."""
+    tasks = sorted(results.tasks, key=lambda task: task.model, reverse=True)
+    series: list[Series] = [
+        ("before", "o", BASELINE, BASELINE, [t.base for t in tasks]),
+        ("others' responses", "s", "white", CONTROL, [t.shuffled for t in tasks]),
+        ("fine-tuned", "D", MODEL, MODEL, [t.model for t in tasks]),
+    ]
+    names = [task.task.replace("_", " ") for task in tasks]
+    return _beside("Fine-tuning by task", names, series, "loss of held-out responses, nats per token (left is better)")
+
+
+def _beside(title: str, rows: Sequence[str], series: Sequence[Series], unit: str) -> Figure:
+    """Several losses on one line a row; the last series is written out."""
+    figure = Figure(figsize=(8.4, 1.5 + 0.48 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for row in range(len(rows)):
+        span = [loss for *_, values in series if (loss := values[row]) is not None]
         axes.plot([min(span), max(span)], [row, row], color=FAINT, linewidth=2.5, solid_capstyle="round", zorder=1)
     for name, marker, face, edge, values in series:
         known = [(value, row) for row, value in enumerate(values) if value is not None]
         if known:
             xs, ys = zip(*known, strict=True)
             axes.plot(xs, ys, marker, color=edge, markerfacecolor=face, markersize=7.5, markeredgewidth=1.6, label=name)
-    for row, domain in enumerate(domains):
+    for row, value in enumerate(series[-1][-1]):
+        assert value is not None
         axes.annotate(
-            f"{domain.model:.2f}",
-            (domain.model, row),
+            f"{value:.2f}",
+            (value, row),
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",
             fontsize=8.5,
             color=MODEL,
         )
-    axes.set_yticks(range(len(domains)), [domain.domain for domain in domains])
-    axes.set_ylim(-0.6, len(domains) - 0.3)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(-0.6, len(rows) - 0.3)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("held-out loss, nats per token (left is better)")
-    figure.suptitle("Validation by domain", **TITLE)
+    axes.set_xlabel(unit)
+    figure.suptitle(title, **TITLE)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handletextpad=0.2, columnspacing=1.4, borderaxespad=0.2)
     return figure
 

@@ -60,6 +60,22 @@ class DomainLoss:
 
 
 @dataclass(frozen=True)
+class TaskLoss:
+    """Loss of a fine-tuning task's held-out responses, in nats a token of them: the model beside what it must beat."""
+
+    task: str
+    tokens: int  # of the responses
+    model: float
+    base: float  # before fine-tuning
+    shuffled: float | None  # fine-tuned on other prompts' responses
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """How much lower the model's loss is than each other's."""
+        return {name: loss - self.model for name, loss in (("base", self.base), ("shuffled", self.shuffled)) if loss is not None}
+
+
+@dataclass(frozen=True)
 class CampaignResults:
     """Everything a report shows. Milestones are in order of tokens; the last one is the campaign's model."""
 
@@ -68,6 +84,7 @@ class CampaignResults:
     shuffled: Training | None
     domains: Sequence[DomainLoss]
     scores: Sequence[ScoreRow]
+    tasks: Sequence[TaskLoss] = ()  # of fine-tuning
 
     @property
     def final(self) -> Training:
@@ -90,12 +107,29 @@ def read_training(folder: Path, label: str, tokens: int) -> Training:
     )
 
 
+def read_fine_tuning(model: Path, shuffled: Path | None) -> list[TaskLoss]:
+    """What the fine-tuned model, the weights it started from and its control make of the held-out responses."""
+    after, before = (json.loads((model / name).read_text()) for name in ("validation.json", "validation_start.json"))
+    control = json.loads((shuffled / "validation.json").read_text()) if shuffled else {}
+    return [
+        TaskLoss(
+            task,
+            int(row["tokens"]),
+            float(row["nats_per_token"]),
+            float(before[task]["nats_per_token"]),
+            float(control[task]["nats_per_token"]) if control else None,
+        )
+        for task, row in sorted(after.items())
+    ]
+
+
 def join(
     name: str,
     trainings: Sequence[Training],
     shuffled: Training | None,
     baselines: Mapping[str, Mapping[str, float]],
     scores: Sequence[ScoreRow],
+    tasks: Sequence[TaskLoss] = (),
 ) -> CampaignResults:
     """Put a campaign's measurements together. Raises ResultsError when a domain of the model has no baseline."""
     if not trainings:
@@ -117,7 +151,7 @@ def join(
         )
         for domain, loss in sorted(final.validation.items())
     ]
-    return CampaignResults(name, milestones, shuffled, domains, scores)
+    return CampaignResults(name, milestones, shuffled, domains, scores, tasks)
 
 
 def write_results(path: Path, results: CampaignResults) -> None:
@@ -139,5 +173,6 @@ def write_results(path: Path, results: CampaignResults) -> None:
             ],
             "domains": [{**asdict(domain), "margins": domain.margins} for domain in results.domains],
             "scores": [asdict(row) for row in results.scores],
+            "tasks": [{**asdict(task), "margins": task.margins} for task in results.tasks],
         },
     )

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from athanor.evaluation.figures import task_label
-from athanor.evaluation.results import CampaignResults, DomainLoss
+from athanor.evaluation.results import CampaignResults, DomainLoss, TaskLoss
 from athanor.evaluation.scores import ScoreRow
 
 SUMMARY_FILE = "summary.html"
@@ -38,6 +38,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 {_domain_table(results.domains)}
 <h2>Scores</h2>
 {_score_table(results.scores)}
+{_fine_tuning(results.tasks)}
 <h2>Milestones: held-out loss, nats per token</h2>
 {_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
 <h2>Figures</h2>
@@ -60,6 +61,14 @@ def _domain_table(domains: Sequence[DomainLoss]) -> str:
         for d in domains
     ]
     return _table(head, rows, model_column=1)
+
+
+def _fine_tuning(tasks: Sequence[TaskLoss]) -> str:
+    if not tasks:
+        return ""
+    head = ["task", "response tokens", "model, nats/token", "before", "others' responses", "below before by"]
+    rows = [[escape(t.task), f"{t.tokens:,}", *_cells((t.model, t.base, t.shuffled)), f"{t.margins['base']:+.3f}"] for t in tasks]
+    return f"<h2>Fine-tuning: loss of held-out responses</h2>\n{_table(head, rows, model_column=2)}"
 
 
 def _score_table(rows: Sequence[ScoreRow]) -> str:

@@ -4,6 +4,7 @@ The folder is Qwen3-MoE, Qwen3 where the decoder has no experts, or Glm4Moe wher
 decoder that transformers, vLLM and SGLang read.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Glm4MoeConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
+from athanor.artifacts.files import write_atomically
+from athanor.models.chat_template import CHAT_TEMPLATE, TURN_ENDS
 from athanor.models.conversions import correspondences, type_among
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
@@ -106,14 +109,19 @@ def export(
     model: Model,
     settings: Export,
     progress: Callable[[int, int], None],
+    *,
+    chat: bool = False,
 ) -> Exported:
     """Write `checkpoint` as a Hugging Face folder with the tokenizer's files, then verify it.
 
     Memory is one tensor's. Finished weight files of an interrupted export are kept. `progress` is told (weight files
-    done, weight files in all). Raises CheckpointError and ExportError.
+    done, weight files in all). A model that was taught to `chat` ends where its turn ends. Raises CheckpointError and
+    ExportError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_files = _copy_tokenizer(tokenizer, folder)
+    if chat:
+        _teach_to_chat(folder)
     eos, pad = _special_tokens(folder)
     dtype = DTYPES[settings.dtype]
     configuration(model, dtype, eos, pad).save_pretrained(folder)
@@ -134,6 +142,14 @@ def _copy_tokenizer(tokenizer: Path, folder: Path) -> list[str]:
     for name in names:
         shutil.copyfile(tokenizer / name, folder / name)
     return names
+
+
+def _teach_to_chat(folder: Path) -> None:
+    """Put the chat template into the tokenizer's config, and have it stop where a turn ends."""
+    path = folder / TOKENIZER_FILES[1]
+    config = json.loads(path.read_text())
+    config |= {"chat_template": CHAT_TEMPLATE, "eos_token": TURN_ENDS}
+    write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _special_tokens(folder: Path) -> tuple[int | None, int | None]:

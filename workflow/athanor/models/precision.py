@@ -13,7 +13,7 @@ import torch
 
 from athanor.artifacts.run import StageError
 from athanor.models.fp8_emulated import BlockScaling
-from athanor.recipe.schema import Dispatch, Model, Parallel, Precision, Pretrain
+from athanor.recipe.schema import Dispatch, Model, Parallel, Precision, Training
 
 
 class PrecisionError(StageError):
@@ -49,7 +49,7 @@ class Bf16Layers:
     last: int = 0
 
     @staticmethod
-    def of(settings: Pretrain) -> "Bf16Layers":
+    def of(settings: Training) -> "Bf16Layers":
         """What the recipe says."""
         return Bf16Layers(settings.bf16_first_layers, settings.bf16_last_layers)
 

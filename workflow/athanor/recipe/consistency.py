@@ -7,20 +7,19 @@ from pathlib import Path
 
 from athanor.recipe.environments import environments
 from athanor.recipe.families import CONFIG, ConfigError, differences, read_config
-from athanor.recipe.layouts import illegal_batches, illegal_layout
-from athanor.recipe.precisions import illegal_precision
+from athanor.recipe.finetuning import illegal_finetuning
+from athanor.recipe.precisions import illegal_export
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Model, Recipe, Router, Schedule, Source, SourceKind, Suite
+from athanor.recipe.schema import Model, Recipe, Router, Source, SourceKind, Suite
+from athanor.recipe.trainings import illegal_training
 from athanor.recipe.units import Unit, format_quantity
-
-SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
 
 
 def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
     """Every rule the recipe breaks; `project` is where relative paths of local sources start."""
-    found = [problem for rule in RULES for problem in rule(recipe)]
-    return [*found, *_missing_files(recipe, project), *_start(recipe, project)]
+    found = {str(problem): problem for rule in RULES for problem in rule(recipe)}  # one size may fit neither of two sections
+    return [*found.values(), *_missing_files(recipe, project), *_start(recipe, project)]
 
 
 def _model(r: Recipe) -> Iterator[Problem]:
@@ -36,9 +35,6 @@ def _model(r: Recipe) -> Iterator[Problem]:
     if m.vocab_size < r.tokenizer.vocab_size and not r.pretrain.init_from:
         advice = f"smaller than tokenizer.vocab_size={r.tokenizer.vocab_size}; use at least that"
         yield Problem("model.vocab_size", m.vocab_size, advice)
-    if r.pretrain.sequence_length > m.max_sequence_length:
-        advice = f"longer than model.max_sequence_length={m.max_sequence_length}"
-        yield Problem("pretrain.sequence_length", r.pretrain.sequence_length, advice)
     if len(r.tokenizer.special_tokens) < 2 or len(set(r.tokenizer.special_tokens)) < len(r.tokenizer.special_tokens):
         advice = "at least two different tokens: the first ends a document, the second pads"
         yield Problem("tokenizer.special_tokens", r.tokenizer.special_tokens, advice)
@@ -64,9 +60,6 @@ def _router(m: Model) -> Iterator[Problem]:
 
 def _milestones(r: Recipe) -> Iterator[Problem]:
     p = r.pretrain
-    switches = [switch.at_tokens for switch in p.batch_switches]
-    if sorted(set(switches)) != switches:
-        yield Problem("pretrain.batch_switches", switches, "must be in rising order, each once")
     if sorted(set(p.milestone_tokens)) != p.milestone_tokens:
         yield Problem("pretrain.milestone_tokens", p.milestone_tokens, "must be rising, each once")
     for i, tokens in enumerate(p.milestone_tokens):
@@ -80,19 +73,6 @@ def _milestones(r: Recipe) -> Iterator[Problem]:
             where = "pretrain.token_budget" if end == p.token_budget else f"pretrain.milestone_tokens[{ends.index(end)}]"
             advice = f"ends within the step of {step} tokens that may end the milestone before; use at least {before + step}"
             yield Problem(where, format_quantity(end, Unit.TOKENS), advice)
-    yield from _fits_budget("pretrain.warmup_tokens", p.warmup_tokens, p.token_budget)
-    if p.schedule is Schedule.WSD:
-        yield from _fits_budget("pretrain.decay_tokens", p.decay_tokens, p.token_budget - p.warmup_tokens)
-    if p.schedule is Schedule.COSINE and p.decay_tokens:
-        advice = "unused by pretrain.schedule=cosine, which falls from the warm-up to the end of the budget; use 0"
-        yield Problem("pretrain.decay_tokens", format_quantity(p.decay_tokens, Unit.TOKENS), advice)
-    if p.min_lr > p.lr:
-        yield Problem("pretrain.min_lr", p.min_lr, f"above the peak pretrain.lr={p.lr}")
-
-
-def _fits_budget(where: str, tokens: int, room: int) -> Iterator[Problem]:
-    if tokens > room:
-        yield Problem(where, format_quantity(tokens, Unit.TOKENS), f"more than the {max(room, 0)} tokens there are for it")
 
 
 def floating(source: Source) -> str:
@@ -152,22 +132,6 @@ def _not_sha256(where: str, text: str) -> Iterator[Problem]:
         yield Problem(where, text, "expected 64 hexadecimal digits")
 
 
-def _mixture(r: Recipe) -> Iterator[Problem]:
-    mixture = r.pretrain.mixture
-    total = sum(weight for weight in mixture.values() if weight > 0)
-    if not mixture:
-        names = ", ".join(r.data.sources) or "the sources"
-        yield Problem("pretrain.mixture", None, f"is empty: give weights to {names}")
-    for name, weight in mixture.items():
-        where = f"pretrain.mixture.{name}"
-        if name not in r.data.sources:
-            yield Problem(where, weight, f"no such source; data.sources has {', '.join(r.data.sources)}")
-        elif weight <= 0:
-            yield Problem(where, weight, "must be above 0; leave the source out to skip it")
-        elif weight / total < SMALLEST_WEIGHT:
-            yield Problem(where, weight, f"less than 1/2048 of the mixture; use at least {total * SMALLEST_WEIGHT:.3g}")
-
-
 def _suites(r: Recipe) -> Iterator[Problem]:
     domains = {s.domain for s in r.data.sources.values()}
     if Suite.MOLECULE_CHOICE in r.evaluate.suites and "molecules" not in domains:
@@ -192,5 +156,5 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, illegal_layout, illegal_batches, _milestones, _sources, _mixture, illegal_precision, _suites,
+    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_export, _suites,
 )  # fmt: skip

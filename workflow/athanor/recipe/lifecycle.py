@@ -12,7 +12,18 @@ from typing import Any
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, flatten, plain
 from athanor.recipe.schedules import decay_of
-from athanor.recipe.schema import Balance, Model, Precision, Recipe, Router, Source, SpikeAction, TokenOrder
+from athanor.recipe.schema import (
+    Balance,
+    Model,
+    Precision,
+    Recipe,
+    Responses,
+    Router,
+    Source,
+    SpikeAction,
+    TokenOrder,
+    Training,
+)  # fmt: skip
 from athanor.recipe.units import Unit, format_quantity
 
 
@@ -34,15 +45,20 @@ STAGES: dict[str, Stage] = {
         Stage("initialize", 1, ("torch", "megatron-core")),
         Stage("pretrain", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("baselines", 1, ("numpy",)),
+        Stage("conversations", 1, ()),
+        Stage("pack", 1, ("tokenizers", "transformers")),
+        Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
-        Stage("report", 2, ("matplotlib",)),
+        Stage("report", 3, ("matplotlib",)),
     )
 }
 
+TRAINING = ("pretrain", "sft")  # stages of many ranks, which mark every step
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
 SHUFFLED = "shuffled"
+FINE_TUNED = "sft"
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +166,44 @@ def _lay_out(r: Recipe, graph: Lifecycle) -> None:
         upstreams = {"checkpoint": checkpoint, "tokenizer": tokenizer}
         model = graph.add("export", label, {**_model_section(r), **flatten(r.export, "export")}, upstreams)
         scores[label] = graph.add("evaluate", label, _evaluate_section(r, domains), {"model": model, **documents})
-    figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}}
+    tuned = _fine_tune(r, graph, tokenizer, last) if r.sft.tasks else {}
+    figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned}
     graph.add("report", "campaign", {"name": r.name}, figures)
+
+
+def _fine_tune(r: Recipe, graph: Lifecycle, tokenizer: Artifact, base: Artifact) -> dict[str, Artifact]:
+    """Conversations, packed, and the model that was trained on them from `base`; its control has others' responses."""
+    packs: dict[Responses, dict[str, Artifact]] = {}
+    kinds = [Responses.OWN, Responses.SHUFFLED] if r.sft.shuffled_control else [Responses.OWN]
+    made = {name: graph.add("conversations", name, _conversations_section(r, name), {}) for name in r.sft.mixture}
+    for kind in kinds:
+        for name in r.sft.mixture:
+            label = name if kind is Responses.OWN else f"{name}-{SHUFFLED}"
+            section = {"sft.sequence_length": r.sft.sequence_length, "responses": kind}
+            section |= {} if kind is Responses.OWN else {"seed": r.seed}
+            upstreams = {"conversations": made[name], "tokenizer": tokenizer}
+            packs.setdefault(kind, {})[name] = graph.add("pack", label, section, upstreams)
+    trained = {}
+    for kind, conversations in packs.items():
+        section = _training_section(r, r.sft, "sft", r.sft.token_budget)
+        label = "model" if kind is Responses.OWN else SHUFFLED
+        held_out = {f"held_out-{name}": pack for name, pack in packs[Responses.OWN].items()} if kind is not Responses.OWN else {}
+        trained[f"sft-{label}"] = graph.add("sft", label, section, {"start": base, **conversations, **held_out})
+    section = {**_model_section(r), **flatten(r.export, "export"), "chat": True}
+    graph.add("export", FINE_TUNED, section, {"checkpoint": trained["sft-model"], "tokenizer": tokenizer})
+    return trained
+
+
+def _conversations_section(r: Recipe, name: str) -> dict[str, Any]:
+    """What decides a task's conversations: the source's records, its split, and how they are asked."""
+    task = r.sft.tasks[name]
+    source = flatten(r.data.sources[task.source], "source")
+    for unused in ("licence", "domain", "max_bytes", "shards"):
+        del source[f"source.{unused}"]
+    section = flatten(task, "task")
+    del section["task.source"], section["task.taxonomy"]  # they name the task, they do not change it
+    split = _only(flatten(r.data, "data"), "data.held_out_fraction", "data.split_seed")
+    return {**source, **section, **split, "tokenizer.special_tokens": r.tokenizer.special_tokens}
 
 
 def _fetch_section(r: Recipe, source: Source) -> dict[str, Any]:
@@ -190,34 +242,36 @@ def _model_section(r: Recipe) -> dict[str, Any]:
 
 
 def _pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str, Any]:
+    domains = {f"domains.{name}": r.data.sources[name].domain for name in r.pretrain.mixture}
+    return {"token_order": order, **domains, **_training_section(r, r.pretrain, "pretrain", end_tokens)}
+
+
+def _training_section(r: Recipe, p: Training, name: str, end_tokens: int) -> dict[str, Any]:
     """What decides the weights at `end_tokens`: nothing that happens later is in it."""
-    p = r.pretrain
     keys = ("sequence_length", "batch_tokens", "lr", "schedule", "warmup_tokens", "precision", "validation_tokens")
     section: dict[str, Any] = {
         "seed": r.seed,
         "end_tokens": end_tokens,
-        "token_order": order,
         **_model_section(r),
-        **{f"pretrain.{k}": getattr(p, k) for k in keys},
-        **flatten(p.mixture, "pretrain.mixture"),
-        **flatten(p.optimizer, "pretrain.optimizer"),
-        "pretrain.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
-        **{f"domains.{name}": r.data.sources[name].domain for name in p.mixture},
+        **{f"{name}.{k}": getattr(p, k) for k in keys},
+        **flatten(p.mixture, f"{name}.mixture"),
+        **flatten(p.optimizer, f"{name}.optimizer"),
+        f"{name}.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
     }
     if r.model.balance is Balance.MICRO_BATCH:
-        section["pretrain.parallel.micro_batch_size"] = p.parallel.micro_batch_size
+        section[f"{name}.parallel.micro_batch_size"] = p.parallel.micro_batch_size
     if p.freeze:
-        section["pretrain.freeze"] = sorted(p.freeze)
+        section[f"{name}.freeze"] = sorted(p.freeze)
     if p.precision is Precision.FP8_BLOCKWISE:
         section["fp8_format"] = "e4m3"  # gradients were e5m2 once, and what was trained so is another result
-    section.update({f"pretrain.{k}": getattr(p, k) for k in ("bf16_first_layers", "bf16_last_layers") if getattr(p, k)})
+    section.update({f"{name}.{k}": getattr(p, k) for k in ("bf16_first_layers", "bf16_last_layers") if getattr(p, k)})
     if p.spikes.action is not SpikeAction.LOG:
-        section.update(flatten(p.spikes, "pretrain.spikes"))
+        section.update(flatten(p.spikes, f"{name}.spikes"))
     decay = decay_of(p)
     if decay is not None and decay.start_tokens < end_tokens:
         section["decay_start_tokens"] = decay.start_tokens
-        section["pretrain.decay_tokens"], section["pretrain.decay_shape"] = decay.tokens, decay.shape
-        section["pretrain.min_lr"] = p.min_lr
+        section[f"{name}.decay_tokens"], section[f"{name}.decay_shape"] = decay.tokens, decay.shape
+        section[f"{name}.min_lr"] = p.min_lr
     return section
 
 

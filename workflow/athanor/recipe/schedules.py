@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from athanor.recipe.schema import DecayShape, Pretrain, Schedule
+from athanor.recipe.schema import DecayShape, Schedule, Training
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class BatchSizes:
     switches: tuple[tuple[int, int], ...]  # (from this many tokens trained, tokens a step), rising
 
     @classmethod
-    def of(cls, settings: Pretrain) -> "BatchSizes":
+    def of(cls, settings: Training) -> "BatchSizes":
         """The recipe's batch sizes."""
         return cls(settings.batch_tokens, tuple((s.at_tokens, s.batch_tokens) for s in settings.batch_switches))
 
@@ -39,7 +39,7 @@ class Decay:
     shape: DecayShape
 
 
-def decay_of(p: Pretrain) -> Decay | None:
+def decay_of(p: Training) -> Decay | None:
     """The decay at the end of the budget; None where the learning rate never falls."""
     if p.schedule is Schedule.COSINE and p.token_budget > p.warmup_tokens:
         return Decay(p.warmup_tokens, p.token_budget - p.warmup_tokens, DecayShape.COSINE)

@@ -134,6 +134,20 @@ class Suite(StrEnum):
     MOLECULE_CHOICE = "molecule_choice"  # which SMILES has this IUPAC name: held-out compounds
 
 
+class Extract(StrEnum):
+    """What a task takes out of a source's records."""
+
+    RECORDS = "records"  # the records themselves
+    FUNCTIONS = "functions"  # the documented functions of Python files: fields name, code, docstring, summary
+
+
+class Responses(StrEnum):
+    """Whose response a prompt is trained with; the shuffled one is the negative control."""
+
+    OWN = "own"
+    SHUFFLED = "shuffled"
+
+
 class TokenOrder(StrEnum):
     """Whether the tokens of a training sample keep their order; the shuffled one is the negative control."""
 
@@ -275,18 +289,15 @@ class Checkpoint:
 
 
 @dataclass
-class Pretrain:
-    """Continued pretraining, cut into milestones."""
+class Training:
+    """What every training stage says: how far, how fast, in what steps, over which ranks."""
 
-    init_from: str = key("", "Hugging Face folder whose weights training starts from, relative to the project; empty: fresh ones")
-    init_from_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
     token_budget: int = key(
         1_000_000,
-        "tokens trained in all; the last milestone ends with the step that reaches them",
+        "tokens trained in all; training ends with the step that reaches them",
         unit=Unit.TOKENS,
         above=0,
     )
-    milestone_tokens: list[int] = key([], "earlier milestones, in tokens trained", unit=Unit.TOKENS, above=0)
     sequence_length: int = key(128, "tokens a sequence", unit=Unit.TOKENS, low=8)
     batch_tokens: int = key(2048, "tokens a step", unit=Unit.TOKENS, above=0)
     batch_switches: list[BatchSwitch] = key([], "later batch sizes")
@@ -311,12 +322,54 @@ class Pretrain:
         "steps between two measurements of the gradient noise scale, 0 for none; each costs a micro-batch (not identity)",
         low=0,
     )
-    shuffled_control: bool = key(False, "also train the same model on samples whose tokens are shuffled")
+    shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled samples")
     optimizer: Optimizer = key(Optimizer(), "the optimizer")
     freeze: list[str] = key([], "weights to leave as they are, by name: `mlp.router`, `embedding`")
     spikes: Spikes = key(Spikes(), "spikes of loss and gradient norm")
     parallel: Parallel = key(Parallel(), "layout over ranks")
     checkpoint: Checkpoint = key(Checkpoint(), "what a killed run continues from")
+
+
+@dataclass
+class Pretrain(Training):
+    """Continued pretraining, cut into milestones. Its control trains on samples whose tokens are shuffled."""
+
+    init_from: str = key("", "Hugging Face folder whose weights training starts from, relative to the project; empty: fresh ones")
+    init_from_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
+    milestone_tokens: list[int] = key([], "earlier milestones, in tokens trained", unit=Unit.TOKENS, above=0)
+
+
+@dataclass
+class Turn:
+    """A question and its answer, made from the fields of a record."""
+
+    prompts: list[str] = key([], "ways to ask, each a template; a record is asked in one of them", required=True)
+    thinking: str = key("", "template of what is thought before the answer; empty: nothing")
+    response: str = key("", "template of the answer", required=True)
+
+
+@dataclass
+class SftTask:
+    """Conversations made from one source. What pretraining held out of it is held out here."""
+
+    source: str = key("", "name in data.sources", required=True)
+    extract: Extract = key(Extract.RECORDS, "records | functions (of Python files)")
+    system: str = key("", "system message; empty: none")
+    turns: list[Turn] = key([], "the conversation, from the fields of a record")
+    messages: str = key("", "instead of turns: the field that holds whole conversations, as chat templates take them")
+    tools: str = key("", "the field with the tools that such conversations may call")
+    taxonomy: list[str] = key([], "three levels under which the task is counted: field, subject, skill", required=True)
+    max_conversations: int = key(0, "taken in all, the held-out ones among them; 0 for all", low=0)
+
+
+@dataclass
+class Sft(Training):
+    """Supervised fine-tuning on conversations, packed without reaching into each other; the loss counts responses alone.
+
+    Tokens are those of the packed windows. Its control trains on the same prompts with another prompt's response.
+    """
+
+    tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
 
 
 @dataclass
@@ -348,5 +401,10 @@ class Recipe:
     tokenizer: Tokenizer = key(Tokenizer(), "tokenizer")
     model: Model = key(Model(), "model")
     pretrain: Pretrain = key(Pretrain(), "continued pretraining")
+    sft: Sft = key(Sft(), "supervised fine-tuning")
     export: Export = key(Export(), "Hugging Face export")
     evaluate: Evaluate = key(Evaluate(), "evaluation")
+
+    def trainings(self) -> dict[str, Training]:
+        """The sections that train something, by name."""
+        return {"pretrain": self.pretrain, **({"sft": self.sft} if self.sft.tasks else {})}

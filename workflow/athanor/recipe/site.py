@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from athanor.recipe.lifecycle import TRAINING
 from athanor.recipe.schema import key
 from athanor.recipe.units import Unit
 
@@ -30,7 +31,10 @@ class StageResources:
     launch_prefix: str = key("", "put before the command on every rank: `apptainer exec --nv image.sif`; empty takes `default`'s")
     python: str = key("", "interpreter of the stage's environment; empty takes `default`'s, then the driver's own")
     in_job_restarts: int = key(
-        0, "of `pretrain`: failed ranks start again inside the job so often, by nvidia-resiliency-ext; 0 never", low=0, high=100
+        0,
+        "of pretrain and sft: failed ranks start again inside the job so often, by nvidia-resiliency-ext; 0 never",
+        low=0,
+        high=100,
     )
 
 
@@ -65,4 +69,11 @@ class Site:
     )
     setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
     environment: dict[str, str] = key({}, "environment variables of every job")
-    resources: dict[str, StageResources] = key({}, "by stage (fetch, tokenize, pretrain …) and `default`")
+    resources: dict[str, StageResources] = key(
+        {}, "by stage (fetch, tokenize, pretrain …) and `default`; sft takes pretrain's before default's"
+    )
+
+
+def resource_entries(stage: str) -> tuple[str, ...]:
+    """Which entries of `resources` a stage's job takes, each over those before it: what trains asks for what pretraining does."""
+    return ("default", *(["pretrain"] if stage in TRAINING else []), stage)

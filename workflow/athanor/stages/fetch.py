@@ -1,13 +1,11 @@
 """Fetch one source and write its training shards and held-out documents."""
 
 import shutil
-from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageRun, Stopped
-from athanor.artifacts.store import download_folder
 from athanor.data.corpus import write_corpus
 from athanor.data.sources import open_source
-from athanor.data.sources.cache import DownloadCache
+from athanor.data.sources.cache import cache_of
 from athanor.recipe.loading import project_folder
 
 REPORT_EVERY_RECORDS = 1024
@@ -26,7 +24,7 @@ def run(stage: StageRun) -> Outcome:
             if stage.stop_requested:
                 raise Stopped(f"fetch of {stage.instance} after {records} records")
 
-    opened = open_source(source, DownloadCache(_downloads(stage)), scratch, project_folder())
+    opened = open_source(source, cache_of(stage), scratch, project_folder())
     corpus = write_corpus(opened.records, source, stage.recipe.data, stage.folder, scratch, progress)
     shutil.rmtree(scratch)
     identity = {"version": opened.version, "sha256": opened.sha256}
@@ -38,7 +36,3 @@ def run(stage: StageRun) -> Outcome:
         profile={**corpus.counters(), "licence": source.licence, "domain": source.domain, **identity},
     )
     return Outcome(files=tuple(corpus.files), counters={**corpus.counters(), **identity})
-
-
-def _downloads(stage: StageRun) -> Path:
-    return download_folder(stage.site) if stage.site else stage.folder / "downloads"

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from athanor.artifacts.run import Outcome, StageRun
 from athanor.data.mixture import Mixture
 from athanor.data.windows import held_out_sequences, held_out_shards, training_shards
@@ -23,6 +21,7 @@ def run(stage: StageRun) -> Outcome:
     folders = {name: upstream.folder for name, upstream in stage.inputs.items() if name != "start"}
     order = TokenOrder.SHUFFLED if shuffled else TokenOrder.NATURAL
     task = Task(
+        settings=p,
         start=stage.input_named("start").folder / FINAL,
         end_tokens=p.token_budget if shuffled else parse_quantity(stage.instance, Unit.TOKENS),
         samples=lambda: Mixture(training_shards(folders), p.mixture, p.sequence_length, recipe.seed, order),
@@ -30,7 +29,7 @@ def run(stage: StageRun) -> Outcome:
         domains=tuple({recipe.data.sources[name].domain: None for name in p.mixture}),
         domain=lambda samples, index: recipe.data.sources[samples.where(index).source].domain,
     )
-    outcome = train(stage, recipe, task)
+    outcome = train(stage, task)
     described = {"tokens": outcome.counters["tokens"], "token_order": order.value}
     stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), FINAL, described, "megatron")
     return outcome
@@ -43,6 +42,6 @@ def _held_out(recipe: Recipe, shards: Mapping[str, Path]) -> dict[str, HeldOut]:
     for source in sorted(p.mixture):
         found = held_out_sequences(shards[source], p.sequence_length, p.validation_tokens)
         domain = recipe.data.sources[source].domain
-        before = domains.get(domain, HeldOut(found.sequences[:0], 0))
-        domains[domain] = HeldOut(np.concatenate([before.windows, found.sequences]), before.bytes + found.bytes)
+        before = domains.get(domain, HeldOut([], 0))
+        domains[domain] = HeldOut([*before.samples, *found.sequences], before.bytes + found.bytes)
     return domains

@@ -5,7 +5,15 @@ import json
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun
 from athanor.evaluation.figures import write_figures
 from athanor.evaluation.ngram import BASELINES_FILE
-from athanor.evaluation.results import RESULTS_FILE, ResultsError, Training, join, read_training, write_results
+from athanor.evaluation.results import (
+    RESULTS_FILE,
+    ResultsError,
+    Training,
+    join,
+    read_fine_tuning,
+    read_training,
+    write_results,
+)
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.lifecycle import SHUFFLED, UNTRAINED
@@ -20,9 +28,11 @@ def run(stage: StageRun) -> Outcome:
     baselines = {}
     for artifact in _of(stage, "baselines"):
         baselines.update(json.loads((artifact.folder / BASELINES_FILE).read_text()))
+    tuned = {artifact.instance: artifact.folder for artifact in _of(stage, "sft")}
+    tasks = read_fine_tuning(tuned["model"], tuned.get(SHUFFLED)) if tuned else []
     rows = [row for label in sorted(scores) for row in compare_scores(scores[label], before)]
     try:
-        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows)
+        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks)
     except ResultsError as error:
         raise StageError(str(error)) from error
 
@@ -32,11 +42,12 @@ def run(stage: StageRun) -> Outcome:
     write_summary(stage.folder / SUMMARY_FILE, results, names, [stage.folder / name for name in figures])
     for name in (*figures, SUMMARY_FILE, RESULTS_FILE):
         stage.spool.artifact(stage.folder / name, name)
+    answered = {f"{t.task}/answers_below_{name}": margin for t in tasks for name, margin in t.margins.items()}
     margins = {f"{d.domain}/below_{name}": margin for d in results.domains for name, margin in d.margins.items()}
     return Outcome(
         files=(*figures, SUMMARY_FILE, RESULTS_FILE),
         counters={"domains": len(results.domains), "scores": len(rows), "tokens": results.final.tokens},
-        metrics=margins,
+        metrics={**margins, **answered},
     )
 
 

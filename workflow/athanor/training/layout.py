@@ -59,7 +59,7 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != parallel.ranks:
         raise StageError(
-            f"the job has {world_size} ranks, the recipe pretrain.parallel.ranks={parallel.ranks}; "
+            f"the job has {world_size} ranks, the recipe {parallel.ranks} in `parallel.ranks`; "
             "start as many processes as the recipe says, or change it"
         )
     device = _claim_device()

@@ -19,9 +19,9 @@ from athanor.models.freezing import FreezeError, freeze
 from athanor.models.language_model import build_language_model
 from athanor.models.precision import Bf16Layers, PrecisionError, declaration
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Recipe, SpikeAction
+from athanor.recipe.schema import Model, SpikeAction, Training
 from athanor.training import checkpoints, proof
-from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of, next_token_batch
+from athanor.training.batches import MicroBatch, SampleReader, micro_batch, micro_batches_of
 from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.curve import CURVE, Curve, Point
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
@@ -38,7 +38,7 @@ from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
 from athanor.training.step import StepResult, Told, train_step
 from athanor.training.stopwatch import Part
-from athanor.training.validation import VALIDATION, HeldOut, validate, write_validation
+from athanor.training.validation import START_VALIDATION, VALIDATION, HeldOut, validate, write_validation
 
 REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
 
@@ -47,6 +47,7 @@ REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state 
 class Task:
     """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed."""
 
+    settings: Training
     start: Path  # a checkpoint folder; one without optimizer state starts a fresh one
     end_tokens: int  # training ends with the step that reaches them
     samples: Callable[[], SampleReader]
@@ -54,40 +55,43 @@ class Task:
     objective: Objective = field(default_factory=NextToken)
     domains: tuple[str, ...] = ()  # under which losses are reported while training
     domain: Callable[[Any, int], str] | None = None  # one of them, of a sample of what `samples` gave
+    afresh: bool = False  # take the weights of `start` alone: another stage's optimizer, steps and tokens are not this one's
 
 
-def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
+def train(stage: StageRun, task: Task) -> Outcome:
     """Train to `task.end_tokens`, or as far as the stage is let.
 
     Leaves `checkpoint/`, `curve.jsonl` and `validation.json`. Raises Stopped when asked to stop (after saving), and
     StageError when the loss is not finite or nothing whole is left to start from.
     """
-    with process_groups(recipe.pretrain.parallel, recipe.seed) as layout:
-        precision, kept = recipe.pretrain.precision, Bf16Layers.of(recipe.pretrain)
+    settings = task.settings
+    with process_groups(settings.parallel, stage.recipe.seed) as layout:
+        precision, kept = settings.precision, Bf16Layers.of(settings)
         try:
-            chunks = build_language_model(recipe.model, recipe.pretrain.parallel, precision, kept)
-            freeze(chunks, recipe.pretrain.freeze)
+            chunks = build_language_model(stage.recipe.model, settings.parallel, precision, kept)
+            freeze(chunks, settings.freeze)
         except (PrecisionError, FreezeError) as error:
             raise StageError(str(error)) from error
         if stage.rank == 0:
-            print(declaration(recipe.model, precision, kept), flush=True)
-        learner = build_learner(chunks, recipe.pretrain.optimizer, layout)
-        return MilestoneRun(stage, recipe, task, layout, learner).to_the_end()
+            print(declaration(stage.recipe.model, precision, kept), flush=True)
+        learner = build_learner(chunks, settings.optimizer, layout)
+        return MilestoneRun(stage, task, layout, learner).to_the_end()
 
 
 class MilestoneRun:
     """One attempt at one milestone."""
 
-    def __init__(self, stage: StageRun, recipe: Recipe, task: Task, layout: Layout, learner: Learner) -> None:
-        self.stage, self.settings, self.task = stage, recipe.pretrain, task
+    def __init__(self, stage: StageRun, task: Task, layout: Layout, learner: Learner) -> None:
+        self.stage, self.settings, self.task = stage, task.settings, task
         self.layout, self.learner = layout, learner
-        self.rate, self.batch_sizes = LearningRate.of(recipe.pretrain), BatchSizes.of(recipe.pretrain)
-        self.first = checkpoints.read_state(task.start).position
-        shape, span = (recipe.model.num_layers, recipe.model.num_experts), (self.first.tokens, task.end_tokens)
-        self.routing = RoutingWatch(learner.chunks, shape, recipe.model.experts_per_token, span, layout.device)
+        self.rate, self.batch_sizes = LearningRate.of(task.settings), BatchSizes.of(task.settings)
+        self.first = Position() if task.afresh else checkpoints.read_state(task.start).position
+        model: Model = stage.recipe.model
+        shape, span = (model.num_layers, model.num_experts), (self.first.tokens, task.end_tokens)
+        self.routing = RoutingWatch(learner.chunks, shape, model.experts_per_token, span, layout.device)
         self.noise = NoiseScale(learner)
         peak = stage.site.peak_tflops if stage.site else 0.0
-        self.monitor = Monitor(stage.folder, learner, recipe, peak, task.domains)
+        self.monitor = Monitor(stage.folder, learner, model, task.settings, peak, task.domains)
         if stage.rank == 0 and self.monitor.peak is not None:
             print(f"MFU against {self.monitor.peak.name}", flush=True)
         self.profiler = Profiler(stage.folder, stage.rank)
@@ -116,13 +120,15 @@ class MilestoneRun:
         """All steps that are left, the last validation, and the result."""
         if self.position.tokens < self.task.end_tokens:
             held_out = self.task.held_out()
+            if self.task.afresh and self.position == self.first and not (self.stage.folder / START_VALIDATION).is_file():
+                self._validate(held_out, START_VALIDATION)
             while self.position.tokens < self.task.end_tokens:
                 self.one_step(held_out)
         if self.saved is None:
             self.save()
         self._published(self.saver.finish())
         if not (self.stage.folder / VALIDATION).is_file() or self.seconds_trained:
-            self._validate(self.task.held_out(), final=True)
+            self._validate(self.task.held_out(), VALIDATION)
         if self.curve is not None:
             self.curve.close()
         if self.saved is not None:
@@ -132,7 +138,9 @@ class MilestoneRun:
     def _resume(self) -> Position:
         """Load the newest checkpoint of this milestone that is whole and proves itself, or else the start. Returns where
         training continues."""
-        newest, state = load_newest(self.stage.folder, self.task.start, self.learner, self._contradiction)
+        newest, state = load_newest(
+            self.stage.folder, self.task.start, self.learner, self._contradiction, afresh=self.task.afresh
+        )
         self.saved, self.save_interval = newest, state.next_save_tokens
         self.routing.resume(newest)
         self.spikes.resume(state.usual)
@@ -190,7 +198,7 @@ class MilestoneRun:
         self.monitor.step_done(after.tokens - before.tokens, self._domains(samples), result.rows)
         self._record(result, lr)
         if _crossed(before.tokens, after.tokens, self.settings.validate_every_tokens) and not self._at_end():
-            self._validate(held_out, final=False)
+            self._validate(held_out)
         if result.stop and not self._at_end():
             self.save()
             self._published(self.saver.finish())
@@ -263,7 +271,7 @@ class MilestoneRun:
         """This rank's micro-batches of `samples`, or those of the data rank `shift` places on."""
         size, ranks = self.settings.parallel.micro_batch_size, self.layout.data_ranks
         mine = micro_batches_of(samples, size, (self.layout.data_rank + shift) % ranks, ranks)
-        return [next_token_batch([self.samples.sample(i) for i in batch], size, self.layout) for batch in mine]
+        return [micro_batch([self.samples.sample(i) for i in batch], size, self.layout) for batch in mine]
 
     def _record(self, result: StepResult, lr: float) -> None:
         step, tokens = self.position.step, self.position.tokens
@@ -320,13 +328,13 @@ class MilestoneRun:
             metrics = {"checkpoint_stall_seconds": costs.stall, "checkpoint_seconds": costs.total}
             self.stage.spool.metrics(self.position.step, metrics)
 
-    def _validate(self, held_out: Mapping[str, HeldOut], *, final: bool) -> None:
+    def _validate(self, held_out: Mapping[str, HeldOut], kept_as: str = "") -> None:
         losses = validate(self.learner, held_out)
         values = {f"validation/{domain}/nats_per_token": loss.nats_per_token for domain, loss in losses.items()}
         values |= {f"validation/{domain}/bits_per_byte": loss.bits_per_byte for domain, loss in losses.items()}
         self.stage.spool.metrics(self.position.step, values)
-        if final and self.stage.rank == 0:
-            write_validation(self.stage.folder / VALIDATION, losses)
+        if kept_as and self.stage.rank == 0:
+            write_validation(self.stage.folder / kept_as, losses)
 
     def _outcome(self) -> Outcome:
         at = self.position
@@ -339,7 +347,7 @@ class MilestoneRun:
                 metrics[f"{domain}/nats_per_token"] = loss["nats_per_token"]
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
-        files: tuple[str, ...] = (FINAL, CURVE, VALIDATION)
+        files: tuple[str, ...] = (FINAL, CURVE, VALIDATION, *([START_VALIDATION] if self.task.afresh else []))
         if self.skips.all:
             files = (*files, SKIPS)
             counters["samples_skipped"] = sum(skip.end_sample - skip.first_sample for skip in self.skips.all)

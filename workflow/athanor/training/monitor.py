@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from athanor.artifacts.files import write_json
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema import Model, Training
 from athanor.training.optimizer import Learner
 from athanor.training.stopwatch import Part
 from athanor.training.utilisation import flops_per_token, known_peak
@@ -23,11 +23,13 @@ RANKS = "ranks.json"
 class Monitor:
     """Of one attempt. Its methods are called by all ranks together."""
 
-    def __init__(self, folder: Path, learner: Learner, recipe: Recipe, peak_tflops: float, domains: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, learner: Learner, model: Model, settings: Training, peak_tflops: float, domains: Sequence[str]
+    ) -> None:
         """`domains`: all that a sample may be of, the same on all ranks; none where nobody knows a sample's."""
         self._folder, self._learner = folder, learner
-        self._flops = flops_per_token(recipe.model, recipe.pretrain.sequence_length)
-        self.peak = known_peak(recipe.pretrain.precision, peak_tflops)
+        self._flops = flops_per_token(model, settings.sequence_length)
+        self.peak = known_peak(settings.precision, peak_tflops)
         self._domains = {domain: number for number, domain in enumerate(sorted(domains))}
         self._losses = torch.zeros(len(domains), 2, dtype=torch.float64, device=learner.layout.device)
         self._steps, self._tokens, self._since = 0, 0, time.perf_counter()

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 
 from athanor.training.batches import MicroBatch
 
@@ -28,7 +29,8 @@ class NextToken:
 
     def forward(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Losses [batch, seq] on the last pipeline stage."""
-        output: torch.Tensor = model(batch.tokens, batch.positions, None, labels=batch.labels)
+        packed = {} if batch.ends is None else {"packed_seq_params": _packed(batch)}
+        output: torch.Tensor = model(batch.tokens, batch.positions, None, labels=batch.labels, **packed)
         return output
 
     def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,3 +41,9 @@ class NextToken:
         """Sums over the same tokens."""
         losses = (output.float() * batch.loss_mask).sum(dim=1, dtype=torch.float64)
         return torch.stack([losses, batch.loss_mask.sum(dim=1, dtype=torch.float64)], dim=1)
+
+
+def _packed(batch: MicroBatch) -> PackedSeqParams:
+    """In Megatron's words: tokens see their own document alone, and their positions are counted in it."""
+    ends, longest = batch.ends, batch.longest
+    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from athanor.recipe.schedules import Decay, decay_of
-from athanor.recipe.schema import DecayShape, Pretrain
+from athanor.recipe.schema import DecayShape, Training
 
 KEPT: dict[DecayShape, Callable[[float], float]] = {  # share of the way from the minimum to the peak, by share of the decay done
     DecayShape.LINEAR: lambda done: 1.0 - done,
@@ -28,7 +28,7 @@ class LearningRate:
     decay: Decay | None  # None: never falls
 
     @classmethod
-    def of(cls, settings: Pretrain) -> "LearningRate":
+    def of(cls, settings: Training) -> "LearningRate":
         """The recipe's schedule."""
         return cls(
             settings.lr,

@@ -1,0 +1,38 @@
+# Records → conversations → packed windows → a model that answers.
+
+
+rule make_conversations:
+    output:
+        manifest=campaign.manifest("conversations"),
+    log:
+        campaign.log("conversations"),
+    resources:
+        **campaign.resources("conversations"),
+    shell:
+        campaign.command("conversations")
+
+
+rule pack_conversations:
+    input:
+        campaign.inputs("pack"),
+    output:
+        manifest=campaign.manifest("pack"),
+    log:
+        campaign.log("pack"),
+    resources:
+        **campaign.resources("pack"),
+    shell:
+        campaign.command("pack")
+
+
+rule fine_tune_model:
+    input:
+        campaign.inputs("sft"),
+    output:
+        manifest=campaign.manifest("sft"),
+    log:
+        campaign.log("sft"),
+    resources:
+        **campaign.resources("sft"),
+    shell:
+        campaign.command("sft")

@@ -1,0 +1,120 @@
+"""What a recipe's section `sft` can get wrong, and what each problem tells to write instead."""
+
+from typing import Any
+
+import pytest
+
+from athanor.recipe.loading import read_recipe
+from tests.recipe.projects import Project, base, put
+from tests.recipe.schema_walk import with_entries
+
+ONE_TURN = [{"prompts": ["What of {path}?"], "response": "{text}"}]
+
+PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown source": (
+        {"sft.tasks.ask.source": "prosa"},
+        "sft.tasks.ask.source='prosa': no such source; data.sources has prose, chemistry",
+    ),
+    "neither turns nor messages": (
+        {"sft.tasks.ask.turns": []},
+        "sft.tasks.ask.turns=0: a conversation is made of turns, or is a field of the record already (messages): "
+        "give one of both",
+    ),
+    "both turns and messages": (
+        {"sft.tasks.ask.messages": "said"},
+        "sft.tasks.ask.turns=1: a conversation is made of turns, or is a field of the record already (messages): "
+        "give one of both",
+    ),
+    "tools nobody can call": (
+        {"sft.tasks.ask.tools": "tools"},
+        "sft.tasks.ask.tools='tools': only with messages, which say when a tool is called; leave it out",
+    ),
+    "no question": (
+        {"sft.tasks.ask.turns.0.prompts": []},
+        "sft.tasks.ask.turns[0].prompts: is empty: give at least one way to ask",
+    ),
+    "no answer": (
+        {"sft.tasks.ask.turns.0.response": ""},
+        "sft.tasks.ask.turns[0].response='': is empty: there is nothing to learn",
+    ),
+    "two levels": (
+        {"sft.tasks.ask.taxonomy": ["language", "reading"]},
+        "sft.tasks.ask.taxonomy=['language', 'reading']: name three levels, from the field to the skill: "
+        "[chemistry, nomenclature, name to structure]",
+    ),
+    "task of a file's name": (
+        {"sft.tasks.a/b": {"source": "prose", "turns": ONE_TURN, "taxonomy": ["a", "b", "c"]}},
+        "sft.tasks.a/b: a task's name is letters, digits and _ (it becomes a file name)",
+    ),
+    "mixture of an unknown task": (
+        {"sft.mixture": {"ask": 1, "tell": 1}},
+        "sft.mixture.tell=1.0: no such task; sft.tasks has ask",
+    ),
+    "mixture of nothing": ({"sft.mixture": {}}, "sft.mixture: is empty: give weights to ask"),
+    "several windows a micro-batch": (
+        {"sft.parallel.micro_batch_size": 2},
+        "sft.parallel.micro_batch_size=2: a micro-batch is one packed window; use 1, and a longer "
+        "sft.sequence_length for larger ones",
+    ),
+    "context ranks": (
+        {"sft.parallel.context": 2, "sft.parallel.ranks": 2},
+        "sft.parallel.context=2: a context rank would hold parts of conversations, which the local attention cannot tell apart; "
+        "use 1",
+    ),
+    "noise scale": (
+        {"sft.noise_scale_every_steps": 5},
+        "sft.noise_scale_every_steps=5: counts every token of a batch, and here responses alone count; use 0",
+    ),
+    "no token that ends a turn": (
+        {"tokenizer.special_tokens": ["<|endoftext|>", "<|pad|>", "<|im_start|>"]},
+        "tokenizer.special_tokens=['<|endoftext|>', '<|pad|>', '<|im_start|>']: conversations are written with "
+        "<|im_end|>; add it",
+    ),
+    "window longer than the positions": (
+        {"sft.sequence_length": 1024},
+        "sft.sequence_length=1024: longer than model.max_sequence_length=512",
+    ),
+    "batch that does not come out even": (
+        {"sft.batch_tokens": 1000},
+        "sft.batch_tokens=1000: not divisible by sequence_length×micro_batch_size×data-parallel ranks=128; use 896 or 1024",
+    ),
+    "layout of fine-tuning alone": (
+        {"sft.parallel.ranks": 3, "sft.parallel.tensor": 3},
+        "sft.parallel.tensor=3: does not divide model.num_attention_heads=4 and model.num_query_groups=2 and "
+        "model.vocab_size=4096; use 2",
+    ),
+    "precision of another machine": (
+        {"sft.precision": "fp8_blockwise"},
+        "sft.precision='fp8_blockwise': needs Transformer Engine: set environment=gpu, or use fp8_emulated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_problem_names_key_value_and_way_out(project: Project, case: str) -> None:
+    changes, expected = PROBLEMS[case]
+    data = with_entries(base())
+    for path, value in changes.items():
+        put(data, path, value)
+    project.write("bad", data)
+    assert expected in [str(problem) for problem in read_recipe("bad").problems]
+
+
+def test_mixture_without_tasks_is_no_fine_tuning(project: Project) -> None:
+    project.write("bad", put(base(), "sft.mixture", {"ask": 1}))
+    [problem] = read_recipe("bad").problems
+    assert str(problem) == "sft.mixture=['ask']: there are no sft.tasks; declare them, or leave the mixture out"
+
+
+def test_what_is_wrong_in_both_sections_with_one_key_is_said_once(project: Project) -> None:
+    data = with_entries(base())
+    for path, value in {
+        "model.hidden_size": 129,
+        "pretrain.precision": "fp8_blockwise",
+        "sft.precision": "fp8_blockwise",
+    }.items():
+        put(data, path, value)
+    put(data, "environment", "gpu")
+    project.write("bad", data)
+    keys = [problem.key for problem in read_recipe("bad").problems]
+    assert keys.count("model.hidden_size") == 1

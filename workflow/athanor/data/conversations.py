@@ -1,0 +1,223 @@
+"""Conversations made from the records of a source: the turns of a task filled in, or whole ones that a record holds."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from athanor.artifacts.run import StageError
+from athanor.data.documents import Document, JsonlWriter
+from athanor.data.formats.record import Record
+from athanor.data.functions import documented_functions
+from athanor.data.split import is_held_out
+from athanor.data.template import Template
+from athanor.recipe.schema import Data, Extract, SftTask, Source
+
+TRAINING_FILE, HELD_OUT_FILE = "train.jsonl.gz", "held_out.jsonl.gz"
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages as chat templates take them: role, content, and an assistant's reasoning_content and tool_calls."""
+
+    id: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+    def texts(self) -> Iterator[str]:
+        """Every text in it."""
+        for value in (self.messages, self.tools):
+            yield from _texts(value)
+
+
+@dataclass
+class Made:
+    """What became of the records of a task's source."""
+
+    conversations: int = 0  # to train on
+    held_out_conversations: int = 0
+    records: int = 0  # of the source, or functions found in it
+    missing_field: int = 0  # a field of a template is absent or blank
+    malformed: int = 0  # no conversation: an unknown role, no answer, text that is not UTF-8
+    special_tokens: int = 0  # a text holds the name of a special token, by which a turn would end
+    duplicates: int = 0  # what was asked first was asked before
+    beyond_cap: int = 0  # more than `max_conversations`
+
+    def counters(self) -> dict[str, int | str]:
+        """The counts, for the manifest."""
+        return dict(vars(self))
+
+
+def write_conversations(
+    records: Iterable[Record],
+    source: Source,
+    task: SftTask,
+    data: Data,
+    special_tokens: Sequence[str],
+    folder: Path,
+    progress: Callable[[int], None],
+) -> Made:
+    """Write `train.jsonl.gz` and `held_out.jsonl.gz` below `folder`, each in an order that a hash of the ids decides.
+
+    A conversation is held out where the document it comes from is held out of pretraining. Raises StageError where nothing is
+    left to train on or to hold out.
+    """
+    made, kept = Made(), {False: list[Conversation](), True: list[Conversation]()}
+    asked: set[bytes] = set()
+    found = sorted(
+        _conversations(records, source, task, data, made, progress), key=lambda pair: _place(pair[0].id, data.split_seed)
+    )
+    for conversation, held_out in found:
+        first = blake2b(json.dumps(_asked_first(conversation)).encode(), digest_size=16).digest()
+        if any(token in text for text in conversation.texts() for token in special_tokens):
+            made.special_tokens += 1
+        elif first in asked:
+            made.duplicates += 1
+        elif task.max_conversations and len(asked) >= task.max_conversations:
+            made.beyond_cap += 1
+        else:
+            asked.add(first)
+            kept[held_out].append(conversation)
+    made.conversations, made.held_out_conversations = len(kept[False]), len(kept[True])
+    if not all(kept.values()):
+        raise StageError(
+            f"{made.conversations} conversations to train on and {made.held_out_conversations} held out, of {made.records} "
+            f"records ({made.missing_field} lack a field of a template, {made.malformed} are no conversation, "
+            f"{made.special_tokens} hold a special token, {made.duplicates} ask what was asked before); mend the task's "
+            f"templates, or raise held_out_fraction={data.held_out_fraction}"
+        )
+    for name, held_out in ((TRAINING_FILE, False), (HELD_OUT_FILE, True)):
+        with JsonlWriter(folder / name) as writer:
+            for conversation in kept[held_out]:
+                writer.write(conversation)
+    return made
+
+
+def _conversations(
+    records: Iterable[Record], source: Source, task: SftTask, data: Data, made: Made, progress: Callable[[int], None]
+) -> Iterator[tuple[Conversation, bool]]:
+    """Every conversation with whether it is held out."""
+    text, entity = Template(source.template), Template(source.entity)
+    turns = [_FilledTurn(task, number) for number in range(len(task.turns))]
+    for record in records:
+        # What has no text for pretraining stands for itself: nothing of it was trained on.
+        document = Document(record.id, text.fill(record.fields) or record.id, entity.fill(record.fields) or "")
+        held_out = _is_utf8(document.text + document.entity) and is_held_out(document, data.held_out_fraction, data.split_seed)
+        parts = documented_functions(record) if task.extract is Extract.FUNCTIONS else [record]
+        for part in parts:
+            made.records += 1
+            progress(made.records)
+            conversation = _made_of(part, turns, task) if turns else _held_by(part, task)
+            if conversation is None:
+                made.missing_field += 1
+            elif not _is_whole(conversation):
+                made.malformed += 1
+            else:
+                yield conversation, held_out
+
+
+class _FilledTurn:
+    """The templates of one turn of a task."""
+
+    def __init__(self, task: SftTask, number: int) -> None:
+        turn = task.turns[number]
+        self.prompts = [Template(prompt) for prompt in turn.prompts]
+        self.thinking, self.response = Template(turn.thinking), Template(turn.response)
+
+    def fill(self, record: Record, phrasing: int) -> list[dict[str, Any]] | None:
+        """The two messages; None where a field is missing."""
+        prompt = self.prompts[phrasing % len(self.prompts)].fill(record.fields)
+        thinking, response = self.thinking.fill(record.fields), self.response.fill(record.fields)
+        if prompt is None or thinking is None or response is None:
+            return None
+        said = {"role": "assistant", "content": response.strip(), **({"reasoning_content": thinking} if thinking else {})}
+        return [{"role": "user", "content": prompt.strip()}, said]
+
+
+def _made_of(record: Record, turns: Sequence[_FilledTurn], task: SftTask) -> Conversation | None:
+    phrasing = int.from_bytes(blake2b(record.id.encode(errors="replace"), digest_size=4, person=b"phrasing").digest(), "little")
+    messages = [{"role": "system", "content": task.system}] if task.system else []
+    for turn in turns:
+        if (filled := turn.fill(record, phrasing)) is None:
+            return None
+        messages += filled
+    return Conversation(record.id, messages)
+
+
+def _held_by(record: Record, task: SftTask) -> Conversation | None:
+    messages, tools = record.fields.get(task.messages), record.fields.get(task.tools) if task.tools else None
+    if not isinstance(messages, list) or not messages:
+        return None
+    system = [{"role": "system", "content": task.system}] if task.system else []
+    return Conversation(record.id, [*system, *messages], list(tools or []))
+
+
+def _is_whole(conversation: Conversation) -> bool:
+    """Whether a chat template can write it, and something is answered."""
+    if not all(isinstance(message, Mapping) and message.get("role") in ROLES for message in conversation.messages):
+        return False
+    spoken = all(
+        isinstance(message.get("content"), str) or message["role"] == "assistant" and message.get("tool_calls")
+        for message in conversation.messages
+    )
+    return bool(_answers(conversation)) and spoken and all(map(_is_utf8, conversation.texts()))
+
+
+def _asked_first(conversation: Conversation) -> list[Any]:
+    """The messages before the first answer: equal ones would have several answers, or one twice."""
+    roles = [message["role"] for message in conversation.messages]
+    return conversation.messages[: roles.index("assistant")]
+
+
+def exchange_responses(conversations: Sequence[Conversation], seed: int) -> Iterator[Conversation]:
+    """Every conversation with the answers of another: the negative control. Lengths and wording of the answers stay as they are.
+
+    Among conversations with equally many answers, in an order that `seed` decides, each takes the next one's.
+    """
+    ordered = sorted(conversations, key=lambda conversation: (len(_answers(conversation)), _place(conversation.id, seed)))
+    for _, group in groupby(ordered, key=lambda conversation: len(_answers(conversation))):
+        alike = list(group)
+        for one, other in zip(alike, [*alike[1:], alike[0]], strict=True):
+            answers = iter(_answers(other))
+            messages = [next(answers) if message["role"] == "assistant" else message for message in one.messages]
+            yield Conversation(one.id, messages, one.tools)
+
+
+def _answers(conversation: Conversation) -> list[dict[str, Any]]:
+    return [message for message in conversation.messages if message["role"] == "assistant"]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _place(identity: str, seed: int) -> bytes:
+    key = seed.to_bytes(16, "little")
+    return blake2b(identity.encode(errors="surrogateescape"), digest_size=16, key=key, person=b"conversation").digest()
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_conversations(path: Path) -> Iterator[Conversation]:
+    """The conversations of one file, in its order."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield Conversation(**json.loads(line))

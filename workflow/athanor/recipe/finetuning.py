@@ -1,0 +1,58 @@
+"""Rules of the section `sft`: tasks whose turns can be filled, and what packed conversations allow."""
+
+from collections.abc import Iterator
+
+from athanor.recipe.problems import Problem
+from athanor.recipe.schema import Recipe, SftTask
+
+TURN_BEGINS, TURN_ENDS = "<|im_start|>", "<|im_end|>"  # ChatML, the format of the Qwen family
+TAXONOMY_LEVELS = 3
+
+
+def illegal_finetuning(r: Recipe) -> Iterator[Problem]:
+    """Everything wrong with `sft` beyond what any training may have."""
+    if not r.sft.tasks:
+        if r.sft.mixture:
+            yield Problem("sft.mixture", list(r.sft.mixture), "there are no sft.tasks; declare them, or leave the mixture out")
+        return
+    for name, task in r.sft.tasks.items():
+        yield from _task(r, task, f"sft.tasks.{name}")
+        if not name.replace("_", "").isalnum():
+            yield Problem(f"sft.tasks.{name}", None, "a task's name is letters, digits and _ (it becomes a file name)")
+    yield from _packed(r)
+    missing = [token for token in (TURN_BEGINS, TURN_ENDS) if token not in r.tokenizer.special_tokens]
+    if missing and not r.pretrain.init_from:
+        advice = f"conversations are written with {' and '.join(missing)}; add it"
+        yield Problem("tokenizer.special_tokens", r.tokenizer.special_tokens, advice)
+
+
+def _task(r: Recipe, task: SftTask, where: str) -> Iterator[Problem]:
+    if task.source not in r.data.sources:
+        yield Problem(f"{where}.source", task.source, f"no such source; data.sources has {', '.join(r.data.sources)}")
+    if bool(task.turns) == bool(task.messages):
+        advice = "a conversation is made of turns, or is a field of the record already (messages): give one of both"
+        yield Problem(f"{where}.turns", len(task.turns), advice)
+    if task.tools and not task.messages:
+        yield Problem(f"{where}.tools", task.tools, "only with messages, which say when a tool is called; leave it out")
+    for number, turn in enumerate(task.turns):
+        if not turn.prompts:
+            yield Problem(f"{where}.turns[{number}].prompts", None, "is empty: give at least one way to ask")
+        if not turn.response:
+            yield Problem(f"{where}.turns[{number}].response", turn.response, "is empty: there is nothing to learn")
+    if len(task.taxonomy) != TAXONOMY_LEVELS or not all(task.taxonomy):
+        advice = "name three levels, from the field to the skill: [chemistry, nomenclature, name to structure]"
+        yield Problem(f"{where}.taxonomy", task.taxonomy, advice)
+
+
+def _packed(r: Recipe) -> Iterator[Problem]:
+    """A micro-batch is one window of whole conversations, told apart by where they end."""
+    p, where = r.sft.parallel, "sft.parallel"
+    if p.micro_batch_size != 1:
+        advice = "a micro-batch is one packed window; use 1, and a longer sft.sequence_length for larger ones"
+        yield Problem(f"{where}.micro_batch_size", p.micro_batch_size, advice)
+    if p.context != 1:
+        advice = "a context rank would hold parts of conversations, which the local attention cannot tell apart; use 1"
+        yield Problem(f"{where}.context", p.context, advice)
+    if r.sft.noise_scale_every_steps:
+        advice = "counts every token of a batch, and here responses alone count; use 0"
+        yield Problem("sft.noise_scale_every_steps", r.sft.noise_scale_every_steps, advice)

@@ -1,0 +1,59 @@
+"""Write a task's conversations in the chat template, as windows of token ids: instance TASK, or TASK-shuffled."""
+
+from collections.abc import Iterator
+
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.data.bpe import load, token_bytes
+from athanor.data.chat import ChatEncoder
+from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, Conversation, exchange_responses, read_conversations
+from athanor.data.packing import PACK_FILES, Encoded, pack, write_windows
+from athanor.data.token_store import BYTES_FILE, write_token_bytes
+from athanor.recipe.lifecycle import HELD_OUT, SHUFFLED
+
+TRAIN = "train"
+REPORT_EVERY = 256
+
+
+def run(stage: StageRun) -> Outcome:
+    """`train/` and `held_out/`, whose targets are the responses. The control's responses are those of other prompts."""
+    control = stage.instance.endswith(f"-{SHUFFLED}")
+    made = stage.input_named("conversations")
+    tokenizer = stage.input_named("tokenizer").folder
+    encoder, length = ChatEncoder(tokenizer), stage.recipe.sft.sequence_length
+    total = int(made.counters["conversations"]) + int(made.counters["held_out_conversations"])
+    counters = dict.fromkeys(("windows", "held_out_windows", "conversations", "too_long", "tokens", "response_tokens"), 0)
+    done = 0
+
+    def fitting(conversations: Iterator[Conversation]) -> Iterator[Encoded]:
+        nonlocal done
+        for encoded in encoder.encode(conversations):
+            done += 1
+            if done % REPORT_EVERY == 0:
+                stage.progress(done, total, "conversations")
+                if stage.stop_requested:
+                    raise Stopped(f"pack of {stage.instance} after {done} of {total} conversations")
+            if len(encoded.ids) > length + 1:
+                counters["too_long"] += 1
+                continue
+            counters["conversations"] += 1
+            counters["tokens"] += len(encoded.ids)
+            counters["response_tokens"] += sum(encoded.counts)
+            yield encoded
+
+    train = read_conversations(made.folder / TRAINING_FILE)
+    parts = {TRAIN: exchange_responses(list(train), stage.recipe.seed) if control else train}
+    if not control:
+        parts[HELD_OUT] = read_conversations(made.folder / HELD_OUT_FILE)
+    files = [BYTES_FILE]
+    for part, conversations in parts.items():
+        packed = pack(fitting(iter(conversations)), length + 1)
+        windows = write_windows(packed, length, encoder.padding, stage.folder / part)
+        if not windows:
+            raise StageError(
+                f"{stage.instance}: none of the {part} conversations fits sft.sequence_length={length} tokens "
+                f"({counters['too_long']} are longer); raise it, or shorten the task's templates"
+            )
+        counters["windows" if part == TRAIN else "held_out_windows"] = windows
+        files += [f"{part}/{name}" for name in PACK_FILES]
+    write_token_bytes(stage.folder, token_bytes(load(tokenizer)))
+    return Outcome(files=tuple(files), counters=counters)
