@@ -9,12 +9,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.artifacts.strict_json import number
 from athanor.models.freezing import FreezeError, freeze
 from athanor.models.language_model import build_language_model
 from athanor.models.precision import Bf16Layers, PrecisionError, declaration
@@ -23,7 +24,7 @@ from athanor.recipe.schema import Recipe, SpikeAction
 from athanor.training import checkpoints, proof
 from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of, next_token_batch
 from athanor.training.checkpoints import FINAL, Position, State
-from athanor.training.curve import CURVE, Curve, Point
+from athanor.training.curve import CURVE, Curve, Point, replays
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
 from athanor.training.layout import Layout, process_groups
 from athanor.training.monitor import Monitor
@@ -39,8 +40,6 @@ from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
 from athanor.training.step import StepResult, Told, train_step
 from athanor.training.stopwatch import Part
 from athanor.training.validation import VALIDATION, HeldOut, validate, write_validation
-
-REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ class MilestoneRun:
         """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
         assert self.curve is not None
         before = self.curve.replayed.pop(step, None)
-        if before is not None and abs(before.loss - loss) > REPLAY_TOLERANCE:
+        if before is not None and not replays(before.loss, loss):
             print(
                 f"warning: step {step} gave loss {before.loss:.6f} before the restart and {loss:.6f} now: the checkpoint, "
                 "the data or a machine is not what it was; compare with `athanor verify --deep`",
@@ -295,7 +294,7 @@ class MilestoneRun:
             self.curve.secure()
         assert self.last is not None
         self.learner.settle()
-        proven = asdict(self._proof(*self.last))
+        proven = proof.to_record(self._proof(*self.last))
         state = State(
             self.position,
             self.layout.recorded(),
@@ -335,8 +334,8 @@ class MilestoneRun:
         if self.curve is not None and self.curve.last is not None:
             metrics["loss"] = self.curve.last.loss
             for domain, loss in json.loads((self.stage.folder / VALIDATION).read_text()).items():
-                metrics[f"{domain}/bits_per_byte"] = loss["bits_per_byte"]
-                metrics[f"{domain}/nats_per_token"] = loss["nats_per_token"]
+                metrics[f"{domain}/bits_per_byte"] = number(loss["bits_per_byte"])
+                metrics[f"{domain}/nats_per_token"] = number(loss["nats_per_token"])
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         files: tuple[str, ...] = (FINAL, CURVE, VALIDATION)
