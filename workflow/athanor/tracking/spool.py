@@ -18,6 +18,7 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 FOLDER = "tracking"  # below the artifact's folder
 READ_BYTES = 1 << 20  # read at once: bounds the writer's memory
+LAST_BYTES = 1 << 16  # hold the last record
 SYSTEM_METRICS_SECONDS = 10.0
 
 
@@ -221,6 +222,18 @@ def read_records(path: Path) -> Iterator[Record]:
     while (chunk := read_chunk(path, offset)).offset > offset:
         yield from chunk.records
         offset = chunk.offset
+
+
+def ends_of(path: Path) -> tuple[Record, Record] | None:
+    """The first and the last whole record of a spool of any length; None where it has none. Raises SpoolVersionError."""
+    with open(path, "rb") as file:
+        first = _parse(file.readline(), path)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+        whole = file.read().split(b"\n")[:-1]
+    if first is None:
+        return None
+    last = _parse(whole[-1], path) if whole else None
+    return first, last or first
 
 
 def _strict(value: object) -> object:

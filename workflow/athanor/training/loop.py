@@ -26,6 +26,7 @@ from athanor.training.batches import MicroBatch, SampleReader, micro_batches_of,
 from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.curve import CURVE, Curve, Point, replays
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
+from athanor.training.failures import Failures, agreed_node_hours
 from athanor.training.layout import Layout, process_groups
 from athanor.training.monitor import Monitor
 from athanor.training.noise_scale import NoiseScale
@@ -44,7 +45,8 @@ from athanor.training.validation import VALIDATION, HeldOut, validate, write_val
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed."""
+    """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed, `failures` by
+    rank 0 where the recipe leaves the interval of saves to them."""
 
     start: Path  # a checkpoint folder; one without optimizer state starts a fresh one
     end_tokens: int  # training ends with the step that reaches them
@@ -53,6 +55,7 @@ class Task:
     objective: Objective = field(default_factory=NextToken)
     domains: tuple[str, ...] = ()  # under which losses are reported while training
     domain: Callable[[Any, int], str] | None = None  # one of them, of a sample of what `samples` gave
+    failures: Callable[[], Failures] = Failures  # of the machines it was trained on so far
 
 
 def train(stage: StageRun, recipe: Recipe, task: Task) -> Outcome:
@@ -91,7 +94,11 @@ class MilestoneRun:
             print(f"MFU against {self.monitor.peak.name}", flush=True)
         self.profiler = Profiler(stage.folder, stage.rank)
         self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
-        self.saver = Saver(stage.folder, learner, self.settings.checkpoint)
+        saves = self.settings.checkpoint
+        node_hours = saves.node_hours_between_failures
+        if not saves.every_tokens:
+            node_hours = agreed_node_hours(node_hours, task.failures)
+        self.saver = Saver(stage.folder, learner, saves, node_hours)
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
@@ -317,6 +324,8 @@ class MilestoneRun:
     def _published(self, costs: Costs | None) -> None:
         if costs is not None:
             metrics = {"checkpoint_stall_seconds": costs.stall, "checkpoint_seconds": costs.total}
+            if not self.settings.checkpoint.every_tokens:
+                metrics["checkpoint_interval_seconds"] = self.saver.interval_seconds
             self.stage.spool.metrics(self.position.step, metrics)
 
     def _validate(self, held_out: Mapping[str, HeldOut], *, final: bool) -> None:
