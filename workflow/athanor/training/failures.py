@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
+from athanor.recipe.schema import Checkpoint
+
 
 @dataclass(frozen=True)
 class Failures:
@@ -22,8 +24,14 @@ class Failures:
         return (supposed + self.node_hours) / (1 + self.count)
 
 
-def agreed_node_hours(supposed: float, seen: Callable[[], Failures]) -> float:
-    """Node-hours to a failure, the same on all ranks: rank 0 alone looks, and says what it takes it from."""
+def agreed_node_hours(settings: Checkpoint, seen: Callable[[], Failures]) -> float:
+    """Node-hours to a failure, the same on all ranks: rank 0 alone looks, and says what it takes it from.
+
+    Where the recipe says how often to save, nobody looks.
+    """
+    supposed = settings.node_hours_between_failures
+    if settings.every_tokens:
+        return supposed
     agreed = [supposed]
     if dist.get_rank() == 0:
         failures = seen()

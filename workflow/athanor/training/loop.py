@@ -95,10 +95,7 @@ class MilestoneRun:
         self.profiler = Profiler(stage.folder, stage.rank)
         self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
         saves = self.settings.checkpoint
-        node_hours = saves.node_hours_between_failures
-        if not saves.every_tokens:
-            node_hours = agreed_node_hours(node_hours, task.failures)
-        self.saver = Saver(stage.folder, learner, saves, node_hours)
+        self.saver = Saver(stage.folder, learner, saves, agreed_node_hours(saves, task.failures))
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
