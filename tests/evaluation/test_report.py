@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, write_figures
+from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, draw_loss, write_figures
 from athanor.evaluation.results import (
     CampaignResults,
     CurvePoint,
@@ -76,6 +76,19 @@ def test_read_training_reads_what_pretraining_writes(tmp_path: Path) -> None:
     (tmp_path / "validation.json").write_text(json.dumps(validation))
     found = read_training(tmp_path, "400K", 400_000)
     assert found == Training("400K", 400_000, [CurvePoint(20480, 6.5, 1e-3)], {"code": 4.2}, {"code": 2.0})
+
+
+def test_step_without_a_loss_is_a_gap_that_the_median_passes_over(results: CampaignResults, tmp_path: Path) -> None:
+    losses = [9.0, 8.0, math.nan, 6.0, 5.0] * 20  # 100 steps: a median of five
+    lines = [json.dumps({"step": k, "tokens": k, "loss": x if x == x else None, "lr": 1.0}) for k, x in enumerate(losses)]
+    (tmp_path / "curve.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "validation.json").write_text("{}")
+    curve = read_training(tmp_path, "400K", 400_000).curve
+    assert [point.loss for point in curve] == pytest.approx(losses, nan_ok=True)
+    drawn = draw_loss(replace(results, milestones=[replace(results.final, curve=curve)], shuffled=None))
+    every, smooth = (list(line.get_ydata()) for line in drawn.axes[0].lines[:2])
+    assert every == pytest.approx(losses, nan_ok=True)
+    assert smooth[50:55] == [7.0] * 5, "between 6 and 8, the middle of four"
 
 
 def test_figures_are_svg_with_the_same_bytes_each_time(results: CampaignResults, tmp_path: Path) -> None:

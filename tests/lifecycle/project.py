@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -142,15 +143,14 @@ class Project:
         assert done.returncode == 0, done.stderr
         return [line.split()[0] for line in done.stderr.splitlines() if line.startswith("  ") and "/" in line.split()[0]]
 
-    def manifest(self, name: str) -> dict[str, object]:
-        """The manifest of the artifact called `name` in campaign tiny."""
-        path = next((self.store / "campaigns").glob(f"*/tiny/{name}/manifest.json"))
-        found: dict[str, object] = json.loads(path.read_text())
+    def manifest(self, name: str, campaign: str = "tiny") -> dict[str, Any]:
+        """The manifest of the campaign's artifact called `name`."""
+        found: dict[str, Any] = json.loads((self.folder_of(name, campaign) / "manifest.json").read_text())
         return found
 
-    def folder_of(self, name: str) -> Path:
-        """The artifact's folder."""
-        return next((self.store / "campaigns").glob(f"*/tiny/{name}")).resolve()
+    def folder_of(self, name: str, campaign: str = "tiny") -> Path:
+        """The folder of the campaign's artifact called `name`."""
+        return next((self.store / "campaigns").glob(f"*/{campaign}/{name}")).resolve()
 
     def computed(self) -> dict[str, int]:
         """How often each artifact was computed to its end, by STAGE/FINGERPRINT: one `finished` record an attempt."""

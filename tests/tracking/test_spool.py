@@ -100,6 +100,16 @@ def test_not_a_number_and_infinity_survive_as_standard_json(tmp_path: Path) -> N
     assert math.isnan(values[0]) and values[1:] == [math.inf, -math.inf]
 
 
+def test_numbers_deep_in_a_payload_are_standard_json_too(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path)
+    spool.params({"lr": math.nan, "schedule": {"rates": [1.0, math.inf]}})
+    spool.dataset("wiki", "abc", "pip:wiki", "training", {"mean": math.nan})
+    assert "NaN" not in spool.path.read_text() and "Infinity" not in spool.path.read_text()
+    params, dataset = read_records(spool.path)
+    assert params.payload == {"lr": "nan", "schedule": {"rates": [1.0, "inf"]}}
+    assert dataset.payload["profile"] == {"mean": "nan"}
+
+
 def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     spool = spool_at(tmp_path)
     spool.path.write_text('{"schema_version": 2, "seq": 1}\n')

@@ -107,15 +107,21 @@ class Broken(NextToken):
 
     def _turn(self, _module: Any, _inputs: Any, output: Any) -> Any:
         assert self._flip is not None
-        first, *rest = output if isinstance(output, tuple) else (output,)
         due = self._flip.first <= self._samples.step and (self._flip.times is None or self._turned < self._flip.times)
-        if due and torch.is_grad_enabled():
-            self._turned += 1
-            mask = torch.zeros(first.shape, dtype=torch.int32)
-            mask.view(-1)[0] = self._flip.mask
-            # Through the graph: what comes back is the gradient of the number that the rank believes in.
-            first = first + ((first.detach().view(torch.int32) | mask).view(torch.float32) - first.detach())
-        return (first, *rest) if isinstance(output, tuple) else first
+        if not due or not torch.is_grad_enabled():
+            return output
+        self._turned += 1
+        return _with_stuck_bits(output, self._flip.mask)
+
+
+def _with_stuck_bits(output: Any, mask: int) -> Any:
+    """A module's output, whose first number has the bits of `mask` at one."""
+    first, *rest = output if isinstance(output, tuple) else (output,)
+    bits = torch.zeros(first.shape, dtype=torch.int32)
+    bits.view(-1)[0] = mask
+    # Through the graph: what comes back is the gradient of the number that the rank believes in.
+    first = first + ((first.detach().view(torch.int32) | bits).view(torch.float32) - first.detach())
+    return (first, *rest) if isinstance(output, tuple) else first
 
 
 class Slow(NextToken):
@@ -203,3 +209,27 @@ def let_through(error: str) -> None:
         return config
 
     language_model.transformer_config = uncured
+
+
+def no_constants(name: str) -> float:
+    """For `json.loads(parse_constant=…)`: NaN and Infinity are no JSON."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def stick_bits(module: str, mask: int, after: int) -> None:
+    """Have this process's arithmetic go wrong for good: from training micro-batch `after` + 1 on, the bits of `mask` are stuck at
+    one in a number of the output of the first module whose name ends so."""
+    forward, seen = NextToken.forward, {"hooked": False, "micro_batches": 0}
+
+    def counted(objective: NextToken, model: Any, batch: MicroBatch) -> torch.Tensor:
+        if not seen["hooked"]:
+            seen["hooked"] = True
+            next(m for name, m in model.named_modules() if name.endswith(module)).register_forward_hook(broken)
+        seen["micro_batches"] += torch.is_grad_enabled()
+        return forward(objective, model, batch)
+
+    def broken(_module: Any, _inputs: Any, output: Any) -> Any:
+        due = torch.is_grad_enabled() and seen["micro_batches"] > after
+        return _with_stuck_bits(output, mask) if due else output
+
+    NextToken.forward = counted  # type: ignore[method-assign]

@@ -92,6 +92,7 @@ def _run(job: Job, stage: StageRun) -> object:
         from athanor.training.initialization import initialize
 
         return initialize(stage, job.recipe)
+    from athanor.stages.pretrain import failures_so_far
     from athanor.training.batches import SampleReader
     from athanor.training.loop import Task, train
     from tests.training.faults import (
@@ -131,5 +132,5 @@ def _run(job: Job, stage: StageRun) -> object:
     if job.slow_rank is not None and stage.rank == job.slow_rank:
         objective = {"objective": Slow()}
     domains = {"domains": ("odd", "even"), "domain": lambda _, index: ("even", "odd")[index % 2]} if job.domains else {}
-    task = Task(pretrain, job.start, job.end_tokens, lambda: counted, held_out, **objective, **domains)
-    return train(stage, task)
+    more = {"failures": lambda: failures_so_far(stage), **objective, **domains}
+    return train(stage, Task(pretrain, job.start, job.end_tokens, lambda: counted, held_out, **more))

@@ -1,5 +1,7 @@
 """The curve of a run that was killed and continued has the bytes of one that was not."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.artifacts.run import StageError
-from athanor.training.curve import Curve, Point
+from athanor.training.curve import Curve, Point, read_curve, replays
+from tests.training.faults import no_constants
 
 
 def _point(step: int) -> Point:
@@ -49,3 +52,28 @@ def test_curve_steps_behind_the_checkpoint_are_kept_for_comparison(tmp_path: Pat
     assert sorted(curve.replayed) == [4, 5]
     assert curve.replayed[4] == _point(4)
     assert curve.last == _point(3)
+
+
+def test_numbers_that_are_none_are_null_in_the_file_and_nan_when_read(tmp_path: Path) -> None:
+    curve = Curve(tmp_path / "curve.jsonl", 0, 0)
+    curve.add(Point(1, 256, 1e-3, math.nan, math.inf, 1.0))
+    curve.close()
+    [line] = (tmp_path / "curve.jsonl").read_text().splitlines()
+    values = json.loads(line, parse_constant=no_constants)
+    assert (values["loss"], values["grad_norm"]) == (None, None)
+    [point] = read_curve(tmp_path / "curve.jsonl")
+    assert math.isnan(point.loss) and math.isnan(point.grad_norm) and (point.step, point.lr, point.aux_loss) == (1, 1e-3, 1.0)
+    Curve(tmp_path / "curve.jsonl", 0, 1).close()
+    assert (tmp_path / "curve.jsonl").read_text() == line + "\n", "what a resume writes again"
+
+
+def test_curve_of_before_that_has_nan_is_read(tmp_path: Path) -> None:
+    line = '{"step": 1, "tokens": 256, "lr": 0.001, "loss": NaN, "grad_norm": Infinity, "aux_loss": 1.0}\n'
+    (tmp_path / "curve.jsonl").write_text(line)
+    [point] = read_curve(tmp_path / "curve.jsonl")
+    assert math.isnan(point.loss)
+
+
+def test_replay_that_has_become_a_number_or_none_is_not_the_same() -> None:
+    assert replays(2.0, 2.001) and replays(math.nan, math.inf)
+    assert not replays(2.0, 2.1) and not replays(2.0, math.nan) and not replays(math.nan, 2.0)

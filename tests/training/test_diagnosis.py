@@ -11,9 +11,11 @@ import pytest
 
 from athanor.recipe.schema import SpikeAction, Spikes
 from athanor.training.checkpoints import FINAL
+from athanor.training.curve import read_curve
 from athanor.training.diagnosis import FAULTS, Fault, Origin, attribute, read_faults
 from athanor.training.step import Own
 from tests.training import processes
+from tests.training.faults import no_constants
 from tests.training.program import EVERYWHERE, BitFlip, Job
 from tests.training.recipes import BATCH, recipe
 
@@ -121,6 +123,25 @@ def test_samples_without_a_finite_loss_are_left_out_where_the_recipe_says_skip(r
     assert codes == [0, 0], processes.log(job)
     [skip] = [json.loads(line) for line in (job.folder / "skips.jsonl").read_text().splitlines()]
     assert (skip["step"], skip["first_sample"], skip["end_sample"], skip["reason"]) == (5, 32, 40, "loss nan")
+    for path in (*job.folder.glob("*.json*"), *job.folder.glob("tracking/*"), job.folder / FINAL / "state.json"):
+        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(text, parse_constant=no_constants)
+    assert math.isnan(read_curve(job.folder / "curve.jsonl")[4].loss)
+
+
+def test_checkpoint_behind_samples_that_were_left_out_is_believed(run_job: RunJob) -> None:
+    """The samples that it proves itself by have no loss, and had none when it was saved."""
+    spikes = Spikes(action=SpikeAction.SKIP, window=16)
+    of_step_6 = {"poison": POISON, "poisoned": (41, 42), "settings": {"spikes": spikes}}
+    undisturbed, codes = run_job(**of_step_6)
+    assert codes == [0, 0], processes.log(undisturbed)
+    job, codes = run_job(**of_step_6, steps=6)
+    assert codes == [0, 0], processes.log(job)
+    assert json.loads((job.folder / FINAL / "state.json").read_text())["proof"]["loss"] is None
+    later = dataclasses.replace(job, folder=job.folder.parent / "later", start=job.folder / FINAL, end_tokens=STEPS * BATCH)
+    assert processes.run(later, 2) == [0, 0], processes.log(later)
+    both = _result(job)["curve.jsonl"] + _result(later)["curve.jsonl"]
+    assert both == _result(undisturbed)["curve.jsonl"]
 
 
 def test_loss_without_a_number_everywhere_is_the_weights(run_job: RunJob) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from athanor.training.checkpoints import FINAL, SAVES, STATE
-from athanor.training.proof import Proof, contradiction
+from athanor.training.proof import Proof, contradiction, from_record, to_record
 from tests.training import processes
 from tests.training.program import Job
 from tests.training.recipes import BATCH, recipe
@@ -38,6 +38,14 @@ PROOF = Proof(0, 8, 3.0, (1.0, 2.0), 4, "cpu ranks=2", "fp32")
 def test_what_contradicts_a_proof(change: dict[str, object], words: str) -> None:
     found = contradiction(PROOF, dataclasses.replace(PROOF, **change))  # type: ignore[arg-type]
     assert words in found if words else not found
+
+
+def test_loss_that_is_no_number_proves_itself_by_being_none_again() -> None:
+    without = dataclasses.replace(PROOF, loss=float("nan"))
+    read = from_record(json.loads(json.dumps(to_record(without), allow_nan=False)))
+    assert not contradiction(read, without)
+    assert "the loss of samples 0 to 7 is 3.0" in contradiction(read, PROOF)
+    assert "the norm of its exp_avg" in contradiction(read, dataclasses.replace(without, moments=(1.5, 2.0)))
 
 
 def test_checkpoint_that_names_no_precision_is_measured_as_exactly() -> None:

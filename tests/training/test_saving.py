@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from athanor.artifacts.manifest import MANIFEST, Manifest, Provenance, Result, Upstream
+from athanor.artifacts.run import Input, StageRun
 from athanor.recipe.schema import Checkpoint
+from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL, SAVES, read_state
-from athanor.training.saving import young_interval
+from athanor.training.failures import Failures
+from athanor.training.saving import HOUR, young_interval
+from tests.cluster.attempts import Attempts, Start
 from tests.training import processes
 from tests.training.program import Job
 from tests.training.recipes import BATCH, recipe
@@ -108,6 +113,50 @@ def test_interval_of_young_and_daly_follows_cost_and_failures(waited_for: Job, m
         assert _result(job) == _result(waited_for)
         saves[name] = _points(job, "checkpoint_stall_seconds")
     assert len(saves["seldom"]) == 2 < len(saves["often"]), "the first, which shows what one costs, and the last"
+
+
+def test_interval_follows_the_failures_that_the_journal_has(make_job: MakeJob) -> None:
+    """10,000 node-hours without a failure outweigh a recipe that supposes one at any moment; a failure halves the time again."""
+    supposed = 1e-6
+    hours, saves = {}, {}
+    for cause in ("preempted", "node failed"):
+        job = make_job(Checkpoint(every_tokens=0, node_hours_between_failures=supposed))
+        Attempts(job.folder).add(Start(("node1", "node2"), hours=5000), cause=cause)
+        assert processes.run(job, 2) == [0, 0], processes.log(job)
+        stalls, intervals = (_points(job, f"checkpoint_{name}_seconds") for name in ("stall", "interval"))
+        hours[cause] = intervals[0] ** 2 / (2 * stalls[0] * HOUR)  # of one node: the ranks run on this machine
+        saves[cause] = len(stalls)
+    assert hours == pytest.approx({"preempted": 1e4, "node failed": 5e3})
+    assert set(saves.values()) == {2}, "the first, which shows what one costs, and the last"
+    assert "saves as for a failure every 5000 node-hours: 1 of machines in 1e+04 node-hours" in processes.log(job)
+    assert "saves as for" not in processes.log(job, 1)
+
+
+def test_failures_of_earlier_milestones_count_as_far_back_as_they_are_kept(tmp_path: Path) -> None:
+    """The third milestone's own, the second's and the first's; not what came before training."""
+    before, folders = Upstream("initialize", "model", "0" * 16), []
+    for number, name in enumerate(("first", "second"), 1):
+        folder = tmp_path / "pretrain" / (str(number) * 16)
+        folder.mkdir(parents=True)
+        Attempts(folder).add(Start(("node1",), hours=number), cause="crashed")
+        result = Result("pretrain", name, folder.name, {"start": before}, ())
+        Manifest(result, Provenance("", 1, 0.0, 0.0, "", "")).write(folder)
+        before = Upstream("pretrain", name, folder.name)
+        folders.append(folder)
+    third = tmp_path / "pretrain" / ("3" * 16)
+    third.mkdir()
+    start = Input(folders[1], Manifest.read(folders[1] / MANIFEST))
+    stage = StageRun(recipe(), "pretrain", "third", third.name, third, {"start": start})
+    assert failures_so_far(stage) == Failures(2, pytest.approx(3.0))
+    (folders[0] / MANIFEST).unlink()
+    assert failures_so_far(stage) == Failures(1, pytest.approx(2.0))
+
+
+def test_failures_correct_what_is_supposed() -> None:
+    assert Failures().node_hours_between(6000) == 6000
+    assert Failures(0, 6000).node_hours_between(6000) == 12000
+    assert Failures(9, 4000).node_hours_between(6000) == 1000
+    assert Failures(1000, 2_000_000).node_hours_between(6000) == pytest.approx(2000, rel=0.01), "the record outweighs it"
 
 
 def test_interval_is_youngs() -> None:

@@ -1,5 +1,6 @@
 """The figures of a report, as SVG files whose bytes depend on the numbers alone."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -229,9 +230,10 @@ def _panel(axes: Axes, rows: Sequence[ScoreRow], name: str) -> None:
 
 
 def _curve(axes: Axes, points: Sequence[CurvePoint], colour: str, label: str) -> None:
-    """All points faintly, and their running median: single batches are of single domains, and jump."""
+    """All points faintly, and the running median of those that are numbers: single batches are of single domains, and jump."""
     tokens, losses = [p.tokens for p in points], [p.loss for p in points]
     reach = max(1, len(points) // SMOOTHED_OVER // 2)
-    smooth = [median(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
+    near = [[loss for loss in losses[max(0, i - reach) : i + reach + 1] if math.isfinite(loss)] for i in range(len(losses))]
+    smooth = [median(window) if window else math.nan for window in near]
     axes.plot(tokens, losses, color=colour, linewidth=0.8, alpha=0.3)
     axes.plot(tokens, smooth, color=colour, linewidth=1.8, label=label)

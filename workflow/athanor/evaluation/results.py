@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from athanor.artifacts.files import write_json
+from athanor.artifacts.strict_json import number, read_lines
 from athanor.evaluation.scores import ScoreRow
 
 RESULTS_FILE = "results.json"
@@ -24,7 +25,7 @@ class CurvePoint:
     """One logged training step."""
 
     tokens: int  # trained so far
-    loss: float  # nats a token
+    loss: float  # nats a token; nan where the step was left out because it gave no number
     lr: float
 
 
@@ -94,15 +95,13 @@ class CampaignResults:
 
 def read_training(folder: Path, label: str, tokens: int) -> Training:
     """`curve.jsonl`, `validation.json` and the expert load of a training artifact."""
-    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines() if line]
-    curve = [CurvePoint(int(row["tokens"]), float(row["loss"]), float(row["lr"])) for row in rows]
     validation = json.loads((folder / "validation.json").read_text())
     return Training(
         label=label,
         tokens=tokens,
-        curve=curve,
-        validation={domain: float(row["nats_per_token"]) for domain, row in validation.items()},
-        bits_per_byte={domain: float(row["bits_per_byte"]) for domain, row in validation.items()},
+        curve=read_lines(folder / "curve.jsonl", CurvePoint),
+        validation={domain: number(row["nats_per_token"]) for domain, row in validation.items()},
+        bits_per_byte={domain: number(row["bits_per_byte"]) for domain, row in validation.items()},
         expert_load=np.load(load) if (load := folder / "checkpoint" / "expert_load.npy").is_file() else None,
     )
 

@@ -276,12 +276,15 @@ class Checkpoint:
 
     every_tokens: int = key(
         100_000,
-        "tokens between two checkpoints; 0 takes the interval of Young and Daly from what a save costs",
+        "tokens between two checkpoints; 0 takes the interval of Young and Daly from what a save costs and how often nodes fail",
         unit=Unit.TOKENS,
         low=0,
     )
     node_hours_between_failures: float = key(
-        6000.0, "of one node, for every_tokens=0; 6,000 is Llama 3's (419 failures of 2,000 nodes in 54 days)", above=0
+        6000.0,
+        "of one node, for every_tokens=0: supposed, and worth one failure beside those that this training has seen; 6,000 is "
+        "Llama 3's (419 failures of 2,000 nodes in 54 days)",
+        above=0,
     )
     asynchronous: bool = key(True, "train on while a save is written; takes host memory for one copy of a rank's state")
     local_first: bool = key(False, "write to the node's TMPDIR first and copy out from there: the site's `scratch`")

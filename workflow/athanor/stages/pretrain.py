@@ -1,15 +1,18 @@
 """Stage pretrain: one milestone of continued pretraining, or the shuffled-token control."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from athanor.artifacts.manifest import MANIFEST, Manifest
 from athanor.artifacts.run import Outcome, StageRun
+from athanor.cluster.failures import machine_failures
 from athanor.data.mixture import Mixture
 from athanor.data.windows import held_out_sequences, held_out_shards, training_shards
-from athanor.recipe.lifecycle import SHUFFLED
+from athanor.recipe.lifecycle import SHUFFLED, TRAINING
 from athanor.recipe.schema import Recipe, TokenOrder
 from athanor.recipe.units import Unit, parse_quantity
 from athanor.training.checkpoints import FINAL
+from athanor.training.failures import Failures
 from athanor.training.loop import Task, train
 from athanor.training.validation import HeldOut
 
@@ -28,11 +31,29 @@ def run(stage: StageRun) -> Outcome:
         held_out=lambda: _held_out(recipe, held_out_shards(folders)),
         domains=tuple({recipe.data.sources[name].domain: None for name in p.mixture}),
         domain=lambda samples, index: recipe.data.sources[samples.where(index).source].domain,
+        failures=lambda: failures_so_far(stage),
     )
     outcome = train(stage, task)
     described = {"tokens": outcome.counters["tokens"], "token_order": order.value}
     stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), FINAL, described, "megatron")
     return outcome
+
+
+def failures_so_far(stage: StageRun) -> Failures:
+    """Of the machines that this artifact and those before it were trained on, by their journals."""
+    return Failures(*machine_failures(_trained_in(stage)))
+
+
+def _trained_in(stage: StageRun) -> Iterator[Path]:
+    """The folder of this training and of every one before it whose manifest is still there."""
+    yield stage.folder
+    start = stage.inputs.get("start")
+    folder, manifest = (start.folder, start.manifest) if start else (None, None)
+    while folder and manifest and manifest.result.stage in TRAINING:
+        yield folder
+        before = manifest.result.upstreams["start"]
+        folder = folder.parents[1] / before.stage / before.fingerprint
+        manifest = Manifest.read(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
 
 
 def _held_out(recipe: Recipe, shards: Mapping[str, Path]) -> dict[str, HeldOut]:

@@ -12,6 +12,7 @@ from athanor.data.token_store import read_token_bytes
 from athanor.recipe.lifecycle import HELD_OUT, SHUFFLED
 from athanor.recipe.schema import Sft
 from athanor.stages.pack import TRAIN
+from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL
 from athanor.training.loop import Task, train
 from athanor.training.validation import HeldOut
@@ -33,6 +34,7 @@ def run(stage: StageRun) -> Outcome:
         domains=tuple(settings.mixture),
         domain=lambda samples, index: samples.where(index).source,
         afresh=True,
+        failures=lambda: failures_so_far(stage),
     )
     outcome = train(stage, task)
     described = {"tokens": outcome.counters["tokens"], "responses": "others'" if control else "own"}

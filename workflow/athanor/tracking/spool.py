@@ -18,6 +18,7 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 FOLDER = "tracking"  # below the artifact's folder
 READ_BYTES = 1 << 20  # read at once: bounds the writer's memory
+LAST_BYTES = 1 << 16  # hold the last record
 SYSTEM_METRICS_SECONDS = 10.0
 
 
@@ -90,7 +91,7 @@ class Spool:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One point of every curve in `values`."""
-        self._append(Kind.METRICS, {name: _finite(value) for name, value in values.items()}, step)
+        self._append(Kind.METRICS, {name: float(value) for name, value in values.items()}, step)
 
     def dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
         """A dataset this stage made or read; `digest` at most 36 characters reach MLflow."""
@@ -108,8 +109,7 @@ class Spool:
 
     def system(self, values: Mapping[str, float]) -> None:
         """One sample of the machine's load; its step is the seconds since the attempt began."""
-        values = {name: _finite(value) for name, value in values.items()}  # type: ignore[misc]
-        self._append(Kind.SYSTEM, values, max(0, int(time.time() - self._began)))
+        self._append(Kind.SYSTEM, {name: float(v) for name, v in values.items()}, max(0, int(time.time() - self._began)))
 
     def system_metrics(self, every_seconds: float = SYSTEM_METRICS_SECONDS) -> AbstractContextManager[object]:
         """While the context is open, a thread samples processor, memory, disk and GPUs."""
@@ -139,8 +139,8 @@ class Spool:
         with self._lock:
             self._seq += 1
             record = {"schema_version": SCHEMA_VERSION, "seq": self._seq, "time": round(time.time(), 3)}
-            record.update(step=int(step), kind=kind, payload=payload)  # type: ignore[call-overload]
-            line = json.dumps(record, ensure_ascii=False, default=str, separators=(",", ":")).encode() + b"\n"
+            record.update(step=int(step), kind=kind, payload=_strict(payload))  # type: ignore[call-overload]
+            line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":")).encode() + b"\n"
             while line:  # one write as a rule; a signal or a full disk may cut it
                 line = line[os.write(self._file, line) :]
             if kind in DURABLE:
@@ -224,10 +224,27 @@ def read_records(path: Path) -> Iterator[Record]:
         offset = chunk.offset
 
 
-def _finite(value: float) -> float | str:
-    """JSON has no NaN: `nan`, `inf` and `-inf` go as strings, which float() reads back."""
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
+def ends_of(path: Path) -> tuple[Record, Record] | None:
+    """The first and the last whole record of a spool of any length; None where it has none. Raises SpoolVersionError."""
+    with open(path, "rb") as file:
+        first = _parse(file.readline(), path)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+        whole = file.read().split(b"\n")[:-1]
+    if first is None:
+        return None
+    last = _parse(whole[-1], path) if whole else None
+    return first, last or first
+
+
+def _strict(value: object) -> object:
+    """JSON has no NaN: `nan`, `inf` and `-inf` go as strings, wherever they are, which float() reads back and MLflow keeps."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(float(value))
+    if isinstance(value, Mapping):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return value
 
 
 def _parse(line: bytes, path: Path) -> Record | None:

@@ -1,18 +1,23 @@
 """The training curve, one line a step: the same bytes for a run that was killed and continued and one that was not."""
 
-import json
+import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.artifacts.run import StageError
+from athanor.artifacts.strict_json import line_of, read_lines
 
 CURVE = "curve.jsonl"
+REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
 
 
 @dataclass(frozen=True)
 class Point:
-    """One step. No times or speeds: they differ between runs and go to the tracking spool."""
+    """One step. No times or speeds: they differ between runs and go to the tracking spool.
+
+    Loss and norm are nan in a step that was left out because they were no numbers.
+    """
 
     step: int
     tokens: int  # trained when the step is done
@@ -40,14 +45,14 @@ class Curve:
         self.last = kept[-1] if kept else None
         self.replayed = {p.step: p for p in points if p.step > resume_step}
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
+        temporary.write_text("".join(map(line_of, kept)), encoding="utf-8")
         os.replace(temporary, path)
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, point: Point) -> None:
         """One more step."""
         self.last = point
-        self._file.write(_line(point))
+        self._file.write(line_of(point))
 
     def secure(self) -> None:
         """Bring all points to the disk: a checkpoint must never be ahead of its curve."""
@@ -60,12 +65,13 @@ class Curve:
         self._file.close()
 
 
-def _line(point: Point) -> str:
-    return json.dumps(asdict(point)) + "\n"
+def replays(before: float, now: float) -> bool:
+    """Whether a step that was computed again came to the same loss, in nats; two that are no numbers did."""
+    if math.isfinite(before) and math.isfinite(now):
+        return abs(before - now) <= REPLAY_TOLERANCE
+    return math.isfinite(before) == math.isfinite(now)
 
 
 def read_curve(path: Path) -> list[Point]:
     """All whole lines of a curve, or none; a kill may have cut the last one."""
-    if not path.is_file():
-        return []
-    return [Point(**json.loads(line)) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return read_lines(path, Point)

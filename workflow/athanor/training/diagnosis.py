@@ -174,7 +174,7 @@ class Diagnosis:
         if dist.get_rank() == 0:
             print(f"unexpected: {fault}", flush=True)
             with self._record.open("a") as file:
-                file.write(json.dumps(asdict(fault)) + "\n")
+                file.write(json.dumps(asdict(fault), allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         return fault

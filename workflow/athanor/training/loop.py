@@ -9,12 +9,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.artifacts.strict_json import number
 from athanor.models.freezing import FreezeError, freeze
 from athanor.models.language_model import build_language_model
 from athanor.models.precision import Bf16Layers, PrecisionError, declaration
@@ -23,8 +24,9 @@ from athanor.recipe.schema import Model, SpikeAction, Training
 from athanor.training import checkpoints, proof
 from athanor.training.batches import MicroBatch, SampleReader, micro_batch, micro_batches_of
 from athanor.training.checkpoints import FINAL, Position, State
-from athanor.training.curve import CURVE, Curve, Point
+from athanor.training.curve import CURVE, Curve, Point, replays
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
+from athanor.training.failures import Failures, agreed_node_hours
 from athanor.training.layout import Layout, process_groups
 from athanor.training.monitor import Monitor
 from athanor.training.noise_scale import NoiseScale
@@ -40,12 +42,11 @@ from athanor.training.step import StepResult, Told, train_step
 from athanor.training.stopwatch import Part
 from athanor.training.validation import START_VALIDATION, VALIDATION, HeldOut, validate, write_validation
 
-REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
-
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed."""
+    """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed, `failures` by
+    rank 0 where the recipe leaves the interval of saves to them."""
 
     settings: Training
     start: Path  # a checkpoint folder; one without optimizer state starts a fresh one
@@ -56,6 +57,7 @@ class Task:
     domains: tuple[str, ...] = ()  # under which losses are reported while training
     domain: Callable[[Any, int], str] | None = None  # one of them, of a sample of what `samples` gave
     afresh: bool = False  # take the weights of `start` alone: another stage's optimizer, steps and tokens are not this one's
+    failures: Callable[[], Failures] = Failures  # of the machines it was trained on so far
 
 
 def train(stage: StageRun, task: Task) -> Outcome:
@@ -96,7 +98,8 @@ class MilestoneRun:
             print(f"MFU against {self.monitor.peak.name}", flush=True)
         self.profiler = Profiler(stage.folder, stage.rank)
         self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
-        self.saver = Saver(stage.folder, learner, self.settings.checkpoint)
+        saves = self.settings.checkpoint
+        self.saver = Saver(stage.folder, learner, saves, agreed_node_hours(saves, task.failures))
         self.spikes = SpikeDetector(self.settings.spikes)
         self.skips = Skips(stage.folder / SKIPS, self.settings.spikes)
         self.last: tuple[list[MicroBatch], range] | None = None  # what the last step read
@@ -287,7 +290,7 @@ class MilestoneRun:
         """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
         assert self.curve is not None
         before = self.curve.replayed.pop(step, None)
-        if before is not None and abs(before.loss - loss) > REPLAY_TOLERANCE:
+        if before is not None and not replays(before.loss, loss):
             print(
                 f"warning: step {step} gave loss {before.loss:.6f} before the restart and {loss:.6f} now: the checkpoint, "
                 "the data or a machine is not what it was; compare with `athanor verify --deep`",
@@ -303,7 +306,7 @@ class MilestoneRun:
             self.curve.secure()
         assert self.last is not None
         self.learner.settle()
-        proven = asdict(self._proof(*self.last))
+        proven = proof.to_record(self._proof(*self.last))
         state = State(
             self.position,
             self.layout.recorded(),
@@ -326,6 +329,8 @@ class MilestoneRun:
     def _published(self, costs: Costs | None) -> None:
         if costs is not None:
             metrics = {"checkpoint_stall_seconds": costs.stall, "checkpoint_seconds": costs.total}
+            if not self.settings.checkpoint.every_tokens:
+                metrics["checkpoint_interval_seconds"] = self.saver.interval_seconds
             self.stage.spool.metrics(self.position.step, metrics)
 
     def _validate(self, held_out: Mapping[str, HeldOut], kept_as: str = "") -> None:
@@ -343,8 +348,8 @@ class MilestoneRun:
         if self.curve is not None and self.curve.last is not None:
             metrics["loss"] = self.curve.last.loss
             for domain, loss in json.loads((self.stage.folder / VALIDATION).read_text()).items():
-                metrics[f"{domain}/bits_per_byte"] = loss["bits_per_byte"]
-                metrics[f"{domain}/nats_per_token"] = loss["nats_per_token"]
+                metrics[f"{domain}/bits_per_byte"] = number(loss["bits_per_byte"])
+                metrics[f"{domain}/nats_per_token"] = number(loss["nats_per_token"])
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         files: tuple[str, ...] = (FINAL, CURVE, VALIDATION, *([START_VALIDATION] if self.task.afresh else []))

@@ -7,13 +7,14 @@ that this code, these data and this machine make the same of it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 
+from athanor.artifacts.strict_json import finite, number
 from athanor.recipe.schema import Precision
 from athanor.training.batches import MicroBatch
 from athanor.training.objective import Objective
@@ -48,8 +49,8 @@ def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch
         for weight, state in member.optimizer.state.items():
             if not param_is_not_tensor_parallel_duplicate(weight):
                 continue
-            for number, name in enumerate(MOMENTS):
-                squares[number] += float(state[name].double().square().sum())
+            for place, name in enumerate(MOMENTS):
+                squares[place] += float(state[name].double().square().sum())
         updates = max([updates, *(int(group.get("step", 0)) for group in member.optimizer.param_groups)])
     sums = torch.tensor([mine.loss, mine.tokens, *squares], dtype=torch.float64, device=learner.layout.device)
     dist.all_reduce(sums)
@@ -74,12 +75,20 @@ def contradiction(saved: Proof, found: Proof) -> str:
     for name, before, now in zip(MOMENTS, saved.moments, found.moments, strict=False):
         if not abs(before - now) <= tolerance * before:
             return f"the norm of its {name} is {now:.9g}, {before:.9g} when it was saved"
-    if not abs(saved.loss - found.loss) <= of_loss:
+    # Neither is a number where the step before the save was left out because its samples give none.
+    numbers = math.isfinite(saved.loss) or math.isfinite(found.loss)
+    if numbers and not abs(saved.loss - found.loss) <= of_loss:
         samples = f"samples {saved.first_sample} to {saved.end_sample - 1}"
         return f"the loss of {samples} is {found.loss:.9f}, {saved.loss:.9f} when it was saved"
     return ""
 
 
+def to_record(proof: Proof) -> dict[str, Any]:
+    """For `state.json`."""
+    record: dict[str, Any] = finite(asdict(proof))
+    return record
+
+
 def from_record(data: dict[str, Any]) -> Proof:
-    """As `dataclasses.asdict` and JSON left it."""
-    return Proof(**{**data, "moments": tuple(data["moments"])})
+    """As `to_record` and JSON left it."""
+    return Proof(**{**data, "loss": number(data["loss"]), "moments": tuple(map(number, data["moments"]))})

@@ -40,8 +40,9 @@ class Costs:
 class Saver:
     """Makes the saves below an artifact's folder. Its methods are called by all ranks together."""
 
-    def __init__(self, folder: Path, learner: Learner, settings: Checkpoint) -> None:
-        self._folder, self._learner, self._settings = folder, learner, settings
+    def __init__(self, folder: Path, learner: Learner, settings: Checkpoint, node_hours: float) -> None:
+        """`node_hours` are those between two failures of a node, for the interval of Young and Daly."""
+        self._folder, self._learner, self._settings, self._node_hours = folder, learner, settings, node_hours
         self._pending: _Pending | None = None
         self._stall = 0.0  # of the save under way
         self._stalls: list[float] = []  # of the last saves
@@ -64,7 +65,7 @@ class Saver:
         if not self._stalls:
             return 0.0
         nodes = len(set(self._learner.layout.nodes))
-        return young_interval(statistics.median(self._stalls), self._settings.node_hours_between_failures, nodes)
+        return young_interval(statistics.median(self._stalls), self._node_hours, nodes)
 
     def start(self, state: State, write_more: Callable[[Path], None] | None, began: float) -> Costs | None:
         """Begin a save of `state`, whose files are yet to be. `write_more` adds small files on this rank; training has stood

@@ -6,16 +6,16 @@ one. So a loss that falls steeply hides no spike in its own spread. Everything f
 training, so all ranks judge alike and a run that was killed judges as one that was not.
 """
 
-import json
 import math
 import os
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from athanor.artifacts.run import StageError
+from athanor.artifacts.strict_json import line_of, read_lines
 from athanor.recipe.schema import SpikeAction, Spikes
 from athanor.training.checkpoints import Usual
 
@@ -117,8 +117,7 @@ class Skips:
 
     def resume(self, step: int, *, write: bool) -> None:
         """Keep what belongs to a run that goes on at `step`; one rank forgets the rest on disk, too."""
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.is_file() else []
-        found = [Skip(**json.loads(line)) for line in lines if line.endswith("\n")]
+        found = read_lines(self._path, Skip)
         self.all = [skip for skip in found if (skip.step if skip.back_to is None else skip.back_to) <= step]
         if write and len(self.all) < len(found):
             self._write()
@@ -143,7 +142,7 @@ class Skips:
     def _write(self) -> None:
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         with temporary.open("w") as file:
-            file.writelines(json.dumps(asdict(each)) + "\n" for each in self.all)
+            file.writelines(map(line_of, self.all))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path)

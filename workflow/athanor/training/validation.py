@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from athanor.artifacts.files import write_json
+from athanor.artifacts.strict_json import finite
 from athanor.training.batches import Sample, micro_batch
 from athanor.training.objective import NextToken
 from athanor.training.optimizer import Learner
@@ -52,7 +53,7 @@ def validate(learner: Learner, held_out: Mapping[str, HeldOut]) -> dict[str, Dom
 
 def write_validation(path: Path, losses: Mapping[str, DomainLoss]) -> None:
     """`validation.json`: domain → nats_per_token, tokens, bits_per_byte."""
-    write_json(path, {domain: asdict(loss) for domain, loss in losses.items()})
+    write_json(path, finite({domain: asdict(loss) for domain, loss in losses.items()}))
 
 
 def _domain_loss(learner: Learner, held_out: HeldOut) -> DomainLoss:
