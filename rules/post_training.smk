@@ -1,4 +1,4 @@
-# Records → conversations → packed windows → a model that answers.
+# Records → conversations → packed windows → a model that answers → its answers to what was held out.
 
 
 rule make_conversations:
@@ -36,3 +36,16 @@ rule fine_tune_model:
         **campaign.resources("sft"),
     shell:
         campaign.command("sft")
+
+
+rule answer_questions:
+    input:
+        campaign.inputs("answers"),
+    output:
+        manifest=campaign.manifest("answers"),
+    log:
+        campaign.log("answers"),
+    resources:
+        **campaign.resources("answers"),
+    shell:
+        campaign.command("answers")

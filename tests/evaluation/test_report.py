@@ -13,7 +13,9 @@ from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGUR
 from athanor.evaluation.results import (
     CampaignResults,
     CurvePoint,
+    PassRates,
     ResultsError,
+    TaskLoss,
     Training,
     join,
     read_training,
@@ -137,3 +139,29 @@ def test_expert_load_is_drawn_where_it_was_counted(results: CampaignResults, tmp
     assert write_figures(tmp_path / "b", counted)
     drawn = [(tmp_path / name / EXPERTS_FIGURE).read_bytes() for name in ("a", "b")]
     assert drawn[0] == drawn[1]
+
+
+def test_fine_tuning_is_told_beside_what_it_must_beat(results: CampaignResults, tmp_path: Path) -> None:
+    tasks = [TaskLoss("names", 900, 1.5, 3.0, 1.6), TaskLoss("sums", 50, 2.0, 2.5, None)]
+    answers = [
+        PassRates("base", "names", 32, 4, 0.0, 0.0, 0.1, 0.02, 0.5),
+        PassRates("sft", "names", 32, 4, 0.5, 0.09, 0.25, 0.05, 0.0),
+    ]
+    tuned = replace(results, tasks=tasks, answers=answers)
+    names = write_figures(tmp_path, tuned)
+    assert "figures/fine_tuning.svg" in names
+    write_results(tmp_path / "results.json", tuned)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["tasks"][0]["margins"] == pytest.approx({"base": 1.5, "shuffled": 0.1})
+    assert "shuffled" not in found["tasks"][1]["margins"]
+    assert [row["greedy"] for row in found["answers"]] == [0.0, 0.5]
+    write_summary(tmp_path / "summary.html", tuned, {}, [tmp_path / name for name in names])
+    page = (tmp_path / "summary.html").read_text()
+    assert "Fine-tuning: loss of held-out responses" in page and "0.500 ± 0.090" in page
+    assert "Fine-tuning" not in _page(tmp_path / "bare", results)
+
+
+def _page(folder: Path, results: CampaignResults) -> str:
+    names = write_figures(folder, results)
+    write_summary(folder / "summary.html", results, {}, [folder / name for name in names])
+    return (folder / "summary.html").read_text()

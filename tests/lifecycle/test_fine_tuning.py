@@ -23,6 +23,7 @@ SFT = {
     "batch_tokens": 512,
     "warmup_tokens": 1024,
     "validate_every_tokens": 4096,
+    "answers": {"prompts": 8, "samples": 2, "max_new_tokens": 24},
     "parallel": {"ranks": 2, "expert": 2},
     "checkpoint": {"every_tokens": 2048},
 }
@@ -41,7 +42,7 @@ def with_fine_tuning(project: Project) -> Project:
 def tuned(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Fine-tuned without disturbance."""
     project = with_fine_tuning(finished.copy(tmp_path_factory.mktemp("tuned") / "project"))
-    before = {stage for stage in project.to_run() if not stage.startswith(("conversations", "pack", "sft"))}
+    before = {stage for stage in project.to_run() if not stage.startswith(("conversations", "pack", "sft", "answers"))}
     assert before == {"export/sft", "report/campaign"}, "what was trained is not trained again"
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -65,6 +66,17 @@ def test_report_has_each_tasks_loss_before_and_behind(tuned: Project) -> None:
     assert task["task"] == "files" and task["tokens"] > 0
     assert task["model"] < task["base"] - 1.0 and task["shuffled"] is None
     assert (tuned.folder_of("report/campaign") / "figures" / "fine_tuning.svg").is_file()
+
+
+def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) -> None:
+    found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
+    assert {(row["model"], row["task"]) for row in found} == {("base", "files"), ("sft", "files")}
+    lines = [json.loads(line) for line in (tuned.folder_of("answers/sft") / "answers.jsonl").read_text().splitlines()]
+    for way in ("greedy", "sampled"):
+        [rate] = json.loads((tuned.folder_of("answers/sft") / "pass_rates.json").read_text())[way]
+        answers = [line for line in lines if line["way"] == way]
+        assert rate["rate"] == pytest.approx(sum(line["right"] for line in answers) / len(answers))
+        assert {line["expected"] for line in answers} <= {f"{i:03d}.txt" for i in range(60)}
 
 
 def test_killed_ranks_of_fine_tuning_end_in_the_same_bytes(tuned: Project, finished: Project, tmp_path: Path) -> None:

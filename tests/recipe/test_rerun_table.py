@@ -14,11 +14,12 @@ from tests.recipe.schema_walk import places, with_entries
 
 NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})
-SFT = REPORT | {"sft", "export"}  # the model that was fine-tuned is exported
+ANSWERS = REPORT | {"answers"}
+SFT = ANSWERS | {"sft", "export"}  # the model that was fine-tuned is exported
 PACK = SFT | {"pack"}
 CONVERSATIONS = PACK | {"conversations"}
 EVALUATE = REPORT | {"evaluate"}
-EXPORT = EVALUATE | {"export"}
+EXPORT = EVALUATE | ANSWERS | {"export"}
 PRETRAIN = EXPORT | SFT | {"pretrain"}
 VALIDATION = PRETRAIN | {"baselines"}
 TOKENIZER = VALIDATION | PACK | {"tokenizer", "tokenize"}
@@ -138,7 +139,10 @@ RERUN |= {key.replace("pretrain", "sft", 1): (value, SFT if stages else NOTHING)
 RERUN |= {
     "sft.sequence_length": (256, PACK),
     "sft.mixture": ({"ask": 2}, SFT),
-    "sft.shuffled_control": (True, PACK - {"export"}),  # one more model beside the other
+    "sft.shuffled_control": (True, PACK),  # one more model beside the other
+    "sft.answers.prompts": (32, ANSWERS),
+    "sft.answers.samples": (2, ANSWERS),
+    "sft.answers.max_new_tokens": (32, ANSWERS),
     f"{TASK}.source": ("chemistry", CONVERSATIONS),
     f"{TASK}.extract": ("functions", CONVERSATIONS),
     f"{TASK}.system": ("Be brief.", CONVERSATIONS),

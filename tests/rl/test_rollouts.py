@@ -44,7 +44,7 @@ def test_greedy_answers_are_those_of_transformers_generate(folder: Path, prompts
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
-    found = answers(InProcessEngine(folder), prompts, Sampling(temperature=0, max_new_tokens=20))
+    found = answers(InProcessEngine(folder, [END]), prompts, Sampling(temperature=0, max_new_tokens=20))
     for prompt in prompts:
         expected = model.generate(torch.tensor([prompt.tokens]), max_new_tokens=20, do_sample=False)[0, len(prompt.tokens) :]
         said = found[prompt.id, 0].tokens
@@ -58,7 +58,7 @@ def test_log_probabilities_are_the_models_own(folder: Path, prompts: list[Prompt
     model = AutoModelForCausalLM.from_pretrained(folder)
     sampling = Sampling(samples=2, temperature=0.7, top_p=0.9, top_k=10, max_new_tokens=12)
     by_id = {prompt.id: prompt for prompt in prompts}
-    for sample in InProcessEngine(folder).generate(prompts, sampling):
+    for sample in InProcessEngine(folder, [END]).generate(prompts, sampling):
         tokens = torch.tensor([[*by_id[sample.prompt].tokens, *sample.tokens]])
         with torch.no_grad():
             scores = model(tokens).logits[0, -len(sample.tokens) - 1 : -1].log_softmax(-1)
@@ -67,7 +67,7 @@ def test_log_probabilities_are_the_models_own(folder: Path, prompts: list[Prompt
 
 
 def test_sample_is_the_same_alone_and_in_a_batch(folder: Path, prompts: list[Prompt]) -> None:
-    engine, sampling = InProcessEngine(folder), Sampling(samples=3, max_new_tokens=16, seed=9)
+    engine, sampling = InProcessEngine(folder, [END]), Sampling(samples=3, max_new_tokens=16, seed=9)
     together = answers(engine, prompts, sampling)
     for prompt in prompts[:4]:
         for key, sample in answers(engine, [prompt], sampling).items():
@@ -125,7 +125,7 @@ def test_loops_are_told_from_repetition_that_ends() -> None:
 
 def test_answers_that_say_the_same_for_ever_are_stopped(folder: Path) -> None:
     """A greedy random model runs into a loop; it is found before the answer is at its longest."""
-    engine = InProcessEngine(folder)
+    engine = InProcessEngine(folder, [END])
     many = [Prompt(f"q{i}", (4 + i % 30, 5 + i % 7)) for i in range(30)]
     found = list(engine.generate(many, Sampling(temperature=0, max_new_tokens=60)))
     looped = [sample for sample in found if sample.finish is Finish.LOOP]
@@ -135,6 +135,6 @@ def test_answers_that_say_the_same_for_ever_are_stopped(folder: Path) -> None:
 
 
 def test_prompt_without_room_for_an_answer_is_refused(folder: Path) -> None:
-    engine = InProcessEngine(folder)
+    engine = InProcessEngine(folder, [END])
     with pytest.raises(ValueError, match="prompt long of 50 tokens and 20 new ones are more than the model's 64 positions"):
         list(engine.generate([Prompt("long", tuple([5] * 50))], Sampling(max_new_tokens=20)))

@@ -12,7 +12,7 @@ from rich.table import Table
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.report import REPORT
-from athanor.recipe.lifecycle import STAGES, Artifact
+from athanor.recipe.lifecycle import SHUFFLED, STAGES, UNTRAINED, Artifact
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
 FACTS = 4  # shown a row
@@ -23,6 +23,9 @@ TOLD_TOGETHER: tuple[tuple[str, Callable[[Sequence[float]], float], str], ...] =
     ("/below_shuffled", min, "{:.2f} below the shuffled control"),
     ("/answers_below_base", min, "answers at least {:.2f} nats below the base model in {} tasks"),
     ("/answers_below_shuffled", min, "{:.2f} below their shuffled control"),
+    ("/greedy_pass_rate", fmean, "likeliest answers right {:.3f}, mean of {} tasks"),
+    ("/sampled_pass_rate", fmean, "drawn answers {:.3f}"),
+    ("/sampled_cut", fmean, "{:.3f} of them cut or looping"),
     ("/unigram", fmean, "unigram {:.3f} nats/token"),
     ("/bigram", fmean, "bigram {:.3f} nats/token"),
     ("/bits_per_byte", fmean, "{:.3f} bits/byte, mean of {} tasks"),
@@ -96,7 +99,12 @@ def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     report = campaign.folder / REPORT
     if report.is_file():
         rows.insert(0, ("report", str(report)))
-    models = [artifact for artifact in campaign.lifecycle.of("export") if campaign.store.is_done(artifact)]
+    controls = (UNTRAINED, f"sft-{SHUFFLED}")
+    models = [
+        artifact
+        for artifact in campaign.lifecycle.of("export")
+        if artifact.instance not in controls and campaign.store.is_done(artifact)
+    ]
     if models:
         rows.append(("model (transformers)", str(campaign.folder / "export" / models[-1].instance / "model")))
     return rows

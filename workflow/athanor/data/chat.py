@@ -27,6 +27,7 @@ class ChatEncoder:
         if self._tokenizer.pad_token_id is None:
             raise StageError(f"{folder}: no token to pad with; name one in its tokenizer_config.json")
         self.padding = int(self._tokenizer.pad_token_id)
+        self.ends = tuple({known[TURN_ENDS], *([end] if (end := self._tokenizer.eos_token_id) is not None else [])})
 
     def encode(self, conversations: Iterable[Conversation]) -> Iterator[Encoded]:
         """Each conversation's ids, and which of them the assistant says (its turns' ends among them)."""
@@ -42,6 +43,18 @@ class ChatEncoder:
                 )
                 for ids, counts in zip(coded["input_ids"], coded["assistant_masks"], strict=True):
                     yield Encoded(ids, counts)
+
+    def prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> tuple[int, ...]:
+        """The ids before an answer: what training has before the first token that counts."""
+        coded: Any = self._tokenizer.apply_chat_template(
+            messages, tools=tools or None, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, return_dict=True
+        )
+        return tuple(coded["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, without the token that ends it."""
+        text: Any = self._tokenizer.decode([token for token in ids if token not in self.ends])
+        return str(text)
 
 
 def _by_tools(conversations: Sequence[Conversation]) -> Iterator[tuple[list[dict[str, Any]], list[Conversation]]]:

@@ -73,7 +73,8 @@ def write_conversations(
         _conversations(records, source, task, data, made, progress), key=lambda pair: _place(pair[0].id, data.split_seed)
     )
     for conversation, held_out in found:
-        first = blake2b(json.dumps(_asked_first(conversation)).encode(), digest_size=16).digest()
+        # Equal questions would have several answers, or one twice.
+        first = blake2b(json.dumps(question_of(conversation)[0]).encode(), digest_size=16).digest()
         if any(token in text for text in conversation.texts() for token in special_tokens):
             made.special_tokens += 1
         elif first in asked:
@@ -168,10 +169,10 @@ def _is_whole(conversation: Conversation) -> bool:
     return bool(_answers(conversation)) and spoken and all(map(_is_utf8, conversation.texts()))
 
 
-def _asked_first(conversation: Conversation) -> list[Any]:
-    """The messages before the first answer: equal ones would have several answers, or one twice."""
+def question_of(conversation: Conversation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages before the first answer, and the tools that it may call."""
     roles = [message["role"] for message in conversation.messages]
-    return conversation.messages[: roles.index("assistant")]
+    return conversation.messages[: roles.index("assistant")], conversation.tools
 
 
 def exchange_responses(conversations: Sequence[Conversation], seed: int) -> Iterator[Conversation]:

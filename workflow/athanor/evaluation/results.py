@@ -77,6 +77,21 @@ class TaskLoss:
 
 
 @dataclass(frozen=True)
+class PassRates:
+    """How often one model answers a task's held-out questions right: its likeliest answers, and those drawn at temperature 1."""
+
+    model: str  # base, sft, …
+    task: str
+    questions: int
+    samples: int  # a question, of those drawn
+    greedy: float
+    greedy_stderr: float
+    sampled: float
+    sampled_stderr: float
+    cut: float  # share of the drawn that were cut off, or ran in a loop
+
+
+@dataclass(frozen=True)
 class CampaignResults:
     """Everything a report shows. Milestones are in order of tokens; the last one is the campaign's model."""
 
@@ -86,6 +101,7 @@ class CampaignResults:
     domains: Sequence[DomainLoss]
     scores: Sequence[ScoreRow]
     tasks: Sequence[TaskLoss] = ()  # of fine-tuning
+    answers: Sequence[PassRates] = ()
 
     @property
     def final(self) -> Training:
@@ -122,6 +138,25 @@ def read_fine_tuning(model: Path, shuffled: Path | None) -> list[TaskLoss]:
     ]
 
 
+def read_pass_rates(model: str, path: Path) -> list[PassRates]:
+    """What stage `answers` counted, a row a task."""
+    ways = json.loads(path.read_text())
+    return [
+        PassRates(
+            model,
+            one["task"],
+            one["prompts"],
+            other["samples"],
+            one["rate"],
+            one["stderr"],
+            other["rate"],
+            other["stderr"],
+            other["cut"],
+        )
+        for one, other in zip(ways["greedy"], ways["sampled"], strict=True)
+    ]
+
+
 def join(
     name: str,
     trainings: Sequence[Training],
@@ -129,6 +164,7 @@ def join(
     baselines: Mapping[str, Mapping[str, float]],
     scores: Sequence[ScoreRow],
     tasks: Sequence[TaskLoss] = (),
+    answers: Sequence[PassRates] = (),
 ) -> CampaignResults:
     """Put a campaign's measurements together. Raises ResultsError when a domain of the model has no baseline."""
     if not trainings:
@@ -150,7 +186,7 @@ def join(
         )
         for domain, loss in sorted(final.validation.items())
     ]
-    return CampaignResults(name, milestones, shuffled, domains, scores, tasks)
+    return CampaignResults(name, milestones, shuffled, domains, scores, tasks, answers)
 
 
 def write_results(path: Path, results: CampaignResults) -> None:
@@ -173,5 +209,6 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "domains": [{**asdict(domain), "margins": domain.margins} for domain in results.domains],
             "scores": [asdict(row) for row in results.scores],
             "tasks": [{**asdict(task), "margins": task.margins} for task in results.tasks],
+            "answers": [asdict(rates) for rates in results.answers],
         },
     )

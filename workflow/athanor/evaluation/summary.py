@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from athanor.evaluation.figures import task_label
-from athanor.evaluation.results import CampaignResults, DomainLoss, TaskLoss
+from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, TaskLoss
 from athanor.evaluation.scores import ScoreRow
 
 SUMMARY_FILE = "summary.html"
@@ -39,6 +39,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 <h2>Scores</h2>
 {_score_table(results.scores)}
 {_fine_tuning(results.tasks)}
+{_answers(results.answers)}
 <h2>Milestones: held-out loss, nats per token</h2>
 {_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
 <h2>Figures</h2>
@@ -69,6 +70,24 @@ def _fine_tuning(tasks: Sequence[TaskLoss]) -> str:
     head = ["task", "response tokens", "model, nats/token", "before", "others' responses", "below before by"]
     rows = [[escape(t.task), f"{t.tokens:,}", *_cells((t.model, t.base, t.shuffled)), f"{t.margins['base']:+.3f}"] for t in tasks]
     return f"<h2>Fine-tuning: loss of held-out responses</h2>\n{_table(head, rows, model_column=2)}"
+
+
+def _answers(rates: Sequence[PassRates]) -> str:
+    if not rates:
+        return ""
+    head = ["task", "model", "questions", "likeliest answer right", "drawn answers right", "cut or looping"]
+    rows = [
+        [
+            escape(r.task),
+            escape(r.model),
+            f"{r.questions:,}",
+            f"{r.greedy:.3f} ± {r.greedy_stderr:.3f}",
+            f"{r.sampled:.3f} ± {r.sampled_stderr:.3f}",
+            f"{r.cut:.3f}",
+        ]
+        for r in sorted(rates, key=lambda r: (r.task, r.model))
+    ]
+    return f"<h2>Answers to held-out questions</h2>\n{_table(head, rows, model_column=3)}"
 
 
 def _score_table(rows: Sequence[ScoreRow]) -> str:

@@ -49,6 +49,7 @@ STAGES: dict[str, Stage] = {
         Stage("pack", 1, ("tokenizers", "transformers")),
         Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
+        Stage("answers", 1, ("torch", "transformers")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 3, ("matplotlib",)),
     )
@@ -166,13 +167,14 @@ def _lay_out(r: Recipe, graph: Lifecycle) -> None:
         upstreams = {"checkpoint": checkpoint, "tokenizer": tokenizer}
         model = graph.add("export", label, {**_model_section(r), **flatten(r.export, "export")}, upstreams)
         scores[label] = graph.add("evaluate", label, _evaluate_section(r, domains), {"model": model, **documents})
-    tuned = _fine_tune(r, graph, tokenizer, last) if r.sft.tasks else {}
+    tuned = _fine_tune(r, graph, tokenizer, last, model) if r.sft.tasks else {}
     figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned}
     graph.add("report", "campaign", {"name": r.name}, figures)
 
 
-def _fine_tune(r: Recipe, graph: Lifecycle, tokenizer: Artifact, base: Artifact) -> dict[str, Artifact]:
-    """Conversations, packed, and the model that was trained on them from `base`; its control has others' responses."""
+def _fine_tune(r: Recipe, graph: Lifecycle, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
+    """Conversations, packed, and the model that was trained on them from `base`; its control has others' responses. All are asked
+    what was held out; `base_model` is the export of `base`."""
     packs: dict[Responses, dict[str, Artifact]] = {}
     kinds = [Responses.OWN, Responses.SHUFFLED] if r.sft.shuffled_control else [Responses.OWN]
     made = {name: graph.add("conversations", name, _conversations_section(r, name), {}) for name in r.sft.mixture}
@@ -189,9 +191,16 @@ def _fine_tune(r: Recipe, graph: Lifecycle, tokenizer: Artifact, base: Artifact)
         label = "model" if kind is Responses.OWN else SHUFFLED
         held_out = {f"held_out-{name}": pack for name, pack in packs[Responses.OWN].items()} if kind is not Responses.OWN else {}
         trained[f"sft-{label}"] = graph.add("sft", label, section, {"start": base, **conversations, **held_out})
-    section = {**_model_section(r), **flatten(r.export, "export"), "chat": True}
-    graph.add("export", FINE_TUNED, section, {"checkpoint": trained["sft-model"], "tokenizer": tokenizer})
-    return trained
+    models = {"base": base_model}
+    for name, artifact in trained.items():
+        label = FINE_TUNED if name == "sft-model" else name
+        section = {**_model_section(r), **flatten(r.export, "export"), "chat": True}
+        models[label] = graph.add("export", label, section, {"checkpoint": artifact, "tokenizer": tokenizer})
+    asked = {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture)}
+    answers = {
+        f"answers-{label}": graph.add("answers", label, asked, {"model": model, **made}) for label, model in models.items()
+    }
+    return {**trained, **answers}
 
 
 def _conversations_section(r: Recipe, name: str) -> dict[str, Any]:

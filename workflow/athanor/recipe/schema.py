@@ -366,6 +366,15 @@ class SftTask:
 
 
 @dataclass
+class Answers:
+    """Answers to held-out questions: of the model before fine-tuning, behind it, and of its control."""
+
+    prompts: int = key(64, "held-out questions a task, at most", low=1)
+    samples: int = key(4, "answers that are drawn a question, beside the likeliest one", low=1)
+    max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
+
+
+@dataclass
 class Sft(Training):
     """Supervised fine-tuning on conversations, packed without reaching into each other; the loss counts responses alone.
 
@@ -373,6 +382,7 @@ class Sft(Training):
     """
 
     tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
+    answers: Answers = key(Answers(), "held-out questions that are asked")
 
 
 @dataclass

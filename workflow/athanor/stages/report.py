@@ -11,12 +11,14 @@ from athanor.evaluation.results import (
     Training,
     join,
     read_fine_tuning,
+    read_pass_rates,
     read_training,
     write_results,
 )
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.lifecycle import SHUFFLED, UNTRAINED
+from athanor.rl.answers import RATES_FILE
 
 
 def run(stage: StageRun) -> Outcome:
@@ -30,9 +32,12 @@ def run(stage: StageRun) -> Outcome:
         baselines.update(json.loads((artifact.folder / BASELINES_FILE).read_text()))
     tuned = {artifact.instance: artifact.folder for artifact in _of(stage, "sft")}
     tasks = read_fine_tuning(tuned["model"], tuned.get(SHUFFLED)) if tuned else []
+    answers = [
+        rates for artifact in _of(stage, "answers") for rates in read_pass_rates(artifact.instance, artifact.folder / RATES_FILE)
+    ]
     rows = [row for label in sorted(scores) for row in compare_scores(scores[label], before)]
     try:
-        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks)
+        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks, answers)
     except ResultsError as error:
         raise StageError(str(error)) from error
 

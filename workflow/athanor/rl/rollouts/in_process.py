@@ -21,11 +21,11 @@ LOOK_FOR_LOOPS_EVERY = 16  # tokens
 class InProcessEngine:
     """One model of a Hugging Face folder, in float32 on a CPU, in its own type on a GPU."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ends: Sequence[int]) -> None:
+        """`ends`: tokens that end an answer."""
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = _load(folder, self._device)
-        ends = self._model.generation_config.eos_token_id
-        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=self._device)
+        self._ends = torch.tensor(list(ends), device=self._device)
         self._longest = self._model.config.max_position_embeddings
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:

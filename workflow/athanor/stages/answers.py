@@ -1,0 +1,91 @@
+"""Ask a model the held-out questions of the fine-tuning tasks, and count which answers are right."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from athanor.artifacts.files import write_json
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.data.chat import ChatEncoder
+from athanor.data.conversations import HELD_OUT_FILE, Conversation, question_of, read_conversations
+from athanor.rl.answers import RATES_FILE, Answer, pass_rates
+from athanor.rl.browser import SAMPLES_FILE, write_samples
+from athanor.rl.rollouts.in_process import InProcessEngine
+from athanor.rl.rollouts.sampling import Prompt, Sampling
+from athanor.rl.rollouts.shards import Order, read_samples, roll_out
+
+ANSWERS_FILE = "answers.jsonl"
+MODEL = "model"
+GREEDY, SAMPLED = "greedy", "sampled"
+
+
+def run(stage: StageRun) -> Outcome:
+    """`answers.jsonl`, `pass_rates.json` and `samples.html`: the likeliest answer to every question, and some that are drawn."""
+    settings, model = stage.recipe.sft.answers, stage.input_named(MODEL)
+    encoder = ChatEncoder(model.folder / MODEL)
+    asked = {
+        (task, conversation.id): conversation
+        for task in sorted(stage.recipe.sft.mixture)
+        for conversation in _held_out(stage.input_named(task).folder, settings.prompts)
+    }
+    room = stage.recipe.model.max_sequence_length - settings.max_new_tokens
+    prompts = [Prompt(f"{task}/{name}", encoder.prompt(*question_of(asked[task, name]))) for task, name in asked]
+    fitting = [prompt for prompt in prompts if len(prompt.tokens) <= room]
+    if not fitting:
+        raise StageError(f"no question leaves room for sft.answers.max_new_tokens={settings.max_new_tokens}; lower it")
+    ways = {
+        GREEDY: Sampling(1, 0.0, max_new_tokens=settings.max_new_tokens),
+        SAMPLED: Sampling(settings.samples, max_new_tokens=settings.max_new_tokens, seed=stage.recipe.seed),
+    }
+    found: dict[str, list[Answer]] = {}
+    for number, (way, sampling) in enumerate(ways.items()):
+
+        def progress(done: int, total: int, before: int = number * len(fitting)) -> None:
+            stage.progress(before + done, total * len(ways), "questions")
+            if stage.stop_requested and before + done < total * len(ways):
+                raise Stopped(f"answers of {stage.instance} after {before + done} questions; finished shards are kept")
+
+        order = Order(model.fingerprint, sampling)
+        engine = lambda: InProcessEngine(model.folder / MODEL, encoder.ends)  # noqa: E731
+        shards = roll_out(fitting, order, engine, stage.folder / "shards" / way, progress)
+        found[way] = _answers(asked, encoder, shards)
+    return _outcome(stage, found, len(prompts) - len(fitting))
+
+
+def _held_out(folder: Path, most: int) -> list[Conversation]:
+    conversations = read_conversations(folder / HELD_OUT_FILE)
+    return [conversation for conversation, _ in zip(conversations, range(most), strict=False)]
+
+
+def _answers(asked: Mapping[tuple[str, str], Conversation], encoder: ChatEncoder, shards: list[Path]) -> list[Answer]:
+    answers = []
+    for sample in read_samples(shards):
+        task, _, name = sample.prompt.partition("/")
+        conversation = asked[task, name]
+        messages, _ = question_of(conversation)
+        expected = str(conversation.messages[len(messages)].get("content") or "")
+        log_prob = sum(sample.log_probs) / len(sample.log_probs)
+        said, size = encoder.decode(sample.tokens), len(sample.tokens)
+        answers.append(Answer(task, name, sample.number, messages[-1]["content"], said, expected, sample.finish, size, log_prob))
+    return answers
+
+
+def _outcome(stage: StageRun, found: Mapping[str, list[Answer]], too_long: int) -> Outcome:
+    rates = {}
+    for way, answers in found.items():
+        by_task: dict[str, list[Answer]] = {}
+        for answer in answers:
+            by_task.setdefault(answer.task, []).append(answer)
+        rates[way] = pass_rates(by_task)
+    everything = [(way, answer) for way, answers in found.items() for answer in answers]
+    lines = (json.dumps({"way": way, **asdict(answer), "right": answer.right}, ensure_ascii=False) for way, answer in everything)
+    (stage.folder / ANSWERS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_json(stage.folder / RATES_FILE, {way: [asdict(rate) for rate in some] for way, some in rates.items()})
+    write_samples(stage.folder / SAMPLES_FILE, f"{stage.recipe.name}: answers of {stage.instance}", found[SAMPLED])
+    stage.spool.artifact(stage.folder / SAMPLES_FILE, f"{SAMPLES_FILE}")
+    metrics = {f"{rate.task}/{way}_pass_rate": rate.rate for way, some in rates.items() for rate in some}
+    metrics |= {f"{rate.task}/{way}_cut": rate.cut for way, some in rates.items() for rate in some}
+    stage.spool.metrics(0, metrics)
+    counters = {"questions": len(found[GREEDY]), "too_long": too_long, "answers": len(everything)}
+    return Outcome(files=(ANSWERS_FILE, RATES_FILE, SAMPLES_FILE), counters=counters, metrics=metrics)
