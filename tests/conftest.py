@@ -33,6 +33,7 @@ START_PROCESSES = (
     "tests/training/test_spikes.py",
     "tests/training/test_routing.py",
     "tests/training/test_sharded_state.py",
+    "tests/models/test_collectives_cpu.py",
     "tests/models/test_huggingface.py",
     "tests/models/test_import_huggingface.py",
     "tests/tracking/test_drain.py",

@@ -1,8 +1,8 @@
 """All experts of a rank in one autograd node, for machines without a grouped matrix product.
 
 Megatron's SequentialMLP runs each expert as a module of its own: ten small operations and as many autograd nodes an
-expert, and four copies of the tokens. Here the matrices are multiplied straight into one buffer, and the activation is
-computed once for all experts: on a CPU the MoE layers take a third less time.
+expert, and four copies of the tokens. Here an expert is six matrix products, forward and backward, and nine passes over what
+lies between: on a CPU the MoE layers take at least a third less time.
 """
 
 from typing import Any
@@ -31,57 +31,48 @@ class TorchExperts(SequentialMLP):
 
 
 class _SwiGluExperts(torch.autograd.Function):
-    """y = (silu(x G^T) * (x U^T) * p) D^T, each token by its own expert's G, U (stacked) and D.
+    """y = p (silu(x G^T) * (x U^T)) D^T, each token by its own expert's G, U (stacked) and D.
 
-    Only x, p and x [G U]^T are kept for the backward pass; the activation is computed again.
+    Expert by expert, so that what one has computed is still in the cache when it goes on.
     """
 
     @staticmethod
     def forward(ctx: Any, tokens: torch.Tensor, probs: torch.Tensor, counts: list[int], *weights: torch.Tensor) -> torch.Tensor:
-        experts = len(counts)
-        inner = tokens.new_empty(tokens.size(0), weights[0].size(0))
-        for x, both, up_and_gate in zip(tokens.split(counts), inner.split(counts), weights[:experts], strict=True):
-            torch.mm(x, up_and_gate.t(), out=both)
-        gate, up = inner.chunk(2, dim=1)
-        hidden = torch.nn.functional.silu(gate).mul_(up).mul_(probs.unsqueeze(1).to(inner.dtype))
-        output = torch.empty_like(tokens)
-        for h, y, down in zip(hidden.split(counts), output.split(counts), weights[experts:], strict=True):
-            torch.mm(h, down.t(), out=y)
+        output, kept = torch.empty_like(tokens), []
+        ups, downs = weights[: len(counts)], weights[len(counts) :]
+        for x, p, y, up_and_gate, down in zip(
+            tokens.split(counts), probs.unsqueeze(1).split(counts), output.split(counts), ups, downs, strict=True
+        ):
+            inner = x.mm(up_and_gate.t())
+            gate, up = inner.chunk(2, dim=1)
+            silu = torch.nn.functional.silu(gate)
+            active = silu * up
+            outer = active.mm(down.t())
+            torch.mul(outer, p, out=y)
+            kept += [inner, silu, active, outer]
         ctx.counts = counts
-        ctx.save_for_backward(tokens, probs, inner, *weights)
+        ctx.save_for_backward(tokens, probs, *weights, *kept)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        tokens, probs, inner, *weights = ctx.saved_tensors
-        counts, experts = ctx.counts, len(ctx.counts)
-        outer = gradients[0].contiguous()
-        gate, up = inner.chunk(2, dim=1)
-        p = probs.unsqueeze(1).to(inner.dtype)
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
-        active = silu * up
-        weighted = active * p
-        d_weighted = torch.empty_like(weighted)
-        d_downs = []
-        for h, dy, dh, down in zip(
-            weighted.split(counts), outer.split(counts), d_weighted.split(counts), weights[experts:], strict=True
+        experts, saved = len(ctx.counts), ctx.saved_tensors
+        tokens, probs, ups, downs = saved[0], saved[1], saved[2 : 2 + experts], saved[2 + experts : 2 + 2 * experts]
+        kept = [saved[i : i + 4] for i in range(2 + 2 * experts, len(saved), 4)]
+        d_tokens, d_probs, d_ups, d_downs = torch.empty_like(tokens), torch.empty_like(probs), [], []
+        rows = (t.split(ctx.counts) for t in (tokens, probs.unsqueeze(1), gradients[0], d_tokens, d_probs))
+        for (x, p, dy, dx, dp), (inner, silu, active, outer), up_and_gate, down in zip(
+            zip(*rows, strict=True), kept, ups, downs, strict=True
         ):
-            torch.mm(dy, down, out=dh)
-            d_downs.append(dy.t().mm(h))
-        d_probs = active.mul_(d_weighted).sum(dim=1).to(probs.dtype)
-        d_active = d_weighted.mul_(p)
-        d_inner = torch.empty_like(inner)
-        d_gate, d_up = d_inner.chunk(2, dim=1)
-        torch.mul(d_active, silu, out=d_up)
-        # silu'(g) = s + g s (1 - s), with s = sigmoid(g) and g s = silu(g)
-        slope = silu.mul_(1 - sigmoid).add_(sigmoid)
-        torch.mul(d_active.mul_(up), slope, out=d_gate)
-        d_tokens = torch.empty_like(tokens)
-        d_ups = []
-        for x, dx, both, up_and_gate in zip(
-            tokens.split(counts), d_tokens.split(counts), d_inner.split(counts), weights[:experts], strict=True
-        ):
-            torch.mm(both, up_and_gate, out=dx)
-            d_ups.append(both.t().mm(x))
+            torch.sum(dy * outer, dim=1, out=dp)
+            d_outer = dy.mul(p).to(dy.dtype)
+            d_active = d_outer.mm(down)
+            d_downs.append(d_outer.t().mm(active))
+            gate, up = inner.chunk(2, dim=1)
+            d_inner = torch.empty_like(inner)
+            d_gate, d_up = d_inner.chunk(2, dim=1)
+            torch.mul(d_active, silu, out=d_up)
+            torch.ops.aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate)
+            torch.mm(d_inner, up_and_gate, out=dx)
+            d_ups.append(d_inner.t().mm(x))
         return d_tokens, d_probs, None, *d_ups, *d_downs

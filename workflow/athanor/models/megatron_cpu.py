@@ -265,8 +265,10 @@ def _sequence_parallel_norm() -> None:
     """WrappedTorchNorm refuses sequence parallelism only because nothing marks its weight for the extra reduction."""
     from megatron.core.transformer import torch_norm
 
+    from athanor.models.norm_cpu import TorchRMSNorm
+
     def build(cls: type, config: Any, hidden_size: int, eps: float = 1e-5, *_: Any, **__: Any) -> torch.nn.Module:
-        kinds = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}
+        kinds = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": TorchRMSNorm}
         norm: torch.nn.Module = kinds[config.normalization](normalized_shape=hidden_size, eps=eps)
         for weight in norm.parameters():
             weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
@@ -275,24 +277,21 @@ def _sequence_parallel_norm() -> None:
     torch_norm.WrappedTorchNorm.__new__ = build
 
 
-def _one_pass_cross_entropy() -> None:
-    """Megatron's vocabulary-parallel loss makes eight passes over the logits; where one rank has them all, torch's two."""
-    from megatron.core import parallel_state, tensor_parallel
+def _fewer_passes_and_messages() -> None:
+    """Megatron's vocabulary-parallel loss makes eight passes over the logits; data ranks on gloo send twice what is needed."""
+    from megatron.core import tensor_parallel
+    from megatron.core.distributed import param_and_grad_buffer
 
-    over_ranks = tensor_parallel.vocab_parallel_cross_entropy
+    from athanor.models import collectives_cpu, loss_cpu
 
-    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        if parallel_state.get_tensor_model_parallel_world_size() > 1 or label_smoothing:
-            parallel_losses: torch.Tensor = over_ranks(logits, labels, label_smoothing)
-            return parallel_losses
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-        return losses.view_as(labels)
-
-    tensor_parallel.vocab_parallel_cross_entropy = cross_entropy
+    tensor_parallel.vocab_parallel_cross_entropy = loss_cpu.in_place_unless_cut(tensor_parallel.vocab_parallel_cross_entropy)
+    param_and_grad_buffer.dist_reduce_scatter_func = collectives_cpu.reduce_scatter
+    param_and_grad_buffer.dist_all_gather_func = collectives_cpu.all_gather
 
 
 PIECES: tuple[Callable[[], None], ...] = (
     _no_torch_compile, _current_device_is_cpu, _cuda_copies_are_noops, _cuda_literals_mean_cpu, _streams_are_noops,
     _optimizer_accepts_cpu_tensors, _random_states_on_cpu, _router_gemm_without_te, _all_to_all_split_sizes,
-    _uneven_gathers, _one_step_count_per_group, _gradient_norms_without_te, _sequence_parallel_norm, _one_pass_cross_entropy,
+    _uneven_gathers, _one_step_count_per_group, _gradient_norms_without_te, _sequence_parallel_norm,
+    _fewer_passes_and_messages,
 )  # fmt: skip
