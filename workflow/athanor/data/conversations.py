@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.artifacts.run import StageError
-from athanor.data.documents import Document, JsonlWriter
+from athanor.data.documents import Document, JsonlWriter, is_utf8
 from athanor.data.formats.record import Record
 from athanor.data.functions import documented_functions
 from athanor.data.split import is_held_out
@@ -108,7 +108,7 @@ def _conversations(
     for record in records:
         # What has no text for pretraining stands for itself: nothing of it was trained on.
         document = Document(record.id, text.fill(record.fields) or record.id, entity.fill(record.fields) or "")
-        held_out = _is_utf8(document.text + document.entity) and is_held_out(document, data.held_out_fraction, data.split_seed)
+        held_out = is_utf8(document.text + document.entity) and is_held_out(document, data.held_out_fraction, data.split_seed)
         parts = documented_functions(record) if task.extract is Extract.FUNCTIONS else [record]
         for part in parts:
             made.records += 1
@@ -166,7 +166,7 @@ def _is_whole(conversation: Conversation) -> bool:
         isinstance(message.get("content"), str) or message["role"] == "assistant" and message.get("tool_calls")
         for message in conversation.messages
     )
-    return bool(_answers(conversation)) and spoken and all(map(_is_utf8, conversation.texts()))
+    return bool(_answers(conversation)) and spoken and all(map(is_utf8, conversation.texts()))
 
 
 def question_of(conversation: Conversation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -207,14 +207,6 @@ def _texts(value: Any) -> Iterator[str]:
 def _place(identity: str, seed: int) -> bytes:
     key = seed.to_bytes(16, "little")
     return blake2b(identity.encode(errors="surrogateescape"), digest_size=16, key=key, person=b"conversation").digest()
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from athanor.artifacts.run import StageError
-from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, training_file
+from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, is_utf8, training_file
 from athanor.data.formats.record import Record
 from athanor.data.ordering import shuffled
 from athanor.data.split import is_held_out
@@ -69,19 +69,10 @@ def _documents(records: Iterable[Record], source: Source, corpus: Corpus, progre
         filled, about = text.fill(record.fields), entity.fill(record.fields)
         if filled is None or about is None or not filled.strip():
             corpus.missing_field += 1
-        elif _is_utf8(filled) and _is_utf8(about):
+        elif is_utf8(filled) and is_utf8(about):
             yield Document(record.id, filled, about)
         else:
             corpus.undecodable += 1
-
-
-def _is_utf8(text: str) -> bool:
-    """False for text with lone surrogates: bytes that were not UTF-8, or half of a JSON escape pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _capped(ordered: Iterable[tuple[Document, bool]], max_bytes: int, corpus: Corpus) -> Iterator[Document]:

@@ -44,6 +44,15 @@ def read_documents(path: Path) -> Iterator[Document]:
             yield Document(**json.loads(line))
 
 
+def is_utf8(text: str) -> bool:
+    """False for text with lone surrogates: bytes that were not UTF-8, or half of a JSON escape pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class JsonlWriter:
     """Writes one file of dataclasses, a line each, under a temporary name and renames it when the `with` block ends well.
 
