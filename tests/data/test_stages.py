@@ -11,6 +11,7 @@ import pytest
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun, Stopped
 from athanor.data.bpe import load, token_bytes
 from athanor.data.documents import HELD_OUT_FILE, read_documents
+from athanor.data.sources import reading
 from athanor.data.token_store import read_tokens
 from athanor.models.folder_files import digest
 from athanor.recipe.schema import Recipe
@@ -116,7 +117,7 @@ def test_stages_over_the_remains_of_a_killed_run_give_the_same_bytes(
 
 
 def test_stage_asked_to_stop_stops_and_continues_later(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "REPORT_EVERY_RECORDS", 10)
+    monkeypatch.setattr(reading, "REPORT_EVERY_RECORDS", 10)
     stage = pipeline.stage("fetch", "x", {})
     stage._stop.set()
     with pytest.raises(Stopped, match="fetch of x after 10 records"):

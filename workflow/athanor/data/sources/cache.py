@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.artifacts.files import sha256_of
-from athanor.artifacts.run import StageError, StageRun
-from athanor.artifacts.store import download_folder
+from athanor.artifacts.run import StageError
 
 PARTIAL = ".partial-"
 ABANDONED_SECONDS = 24 * 3600  # a download that began longer ago was killed
@@ -93,8 +92,3 @@ def _remove_abandoned(shelf: Path) -> None:
     for path in shelf.glob(PARTIAL + "*"):
         if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def cache_of(stage: StageRun) -> DownloadCache:
-    """The site's, shared by all its campaigns; where no site is known, the artifact's own."""
-    return DownloadCache(download_folder(stage.site) if stage.site else stage.folder / "downloads")
