@@ -56,7 +56,7 @@ def test_fine_tuned_answers_are_likelier_than_before(tiny: Project) -> None:
     margins = {row["task"]: row["margins"] for row in results(tiny)["tasks"]}
     assert len(margins) == 4
     assert {task: m["base"] for task, m in margins.items() if m["base"] < ANSWERED_NATS} == {}
-    assert {task: m["shuffled"] for task, m in margins.items() if abs(m["shuffled"]) > m["base"]} == {}
+    assert {task: m["shuffled"] for task, m in margins.items() if m["shuffled"] < -CONTROL_NATS} == {}
 
 
 def test_trained_beats_untrained_by_two_standard_errors_somewhere(tiny: Project) -> None:
@@ -67,8 +67,7 @@ def test_trained_beats_untrained_by_two_standard_errors_somewhere(tiny: Project)
 def test_exported_folder_loads_with_plain_transformers(tiny: Project) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder: Path = tiny.folder_of("export/untrained").parent
-    trained = next(p for p in folder.iterdir() if p.name != tiny.folder_of("export/untrained").name) / "model"
+    trained = tiny.folder_of("export/480K") / "model"
     model, info = AutoModelForCausalLM.from_pretrained(trained, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     text = "Carbon is a chemical element"

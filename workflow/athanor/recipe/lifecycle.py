@@ -193,10 +193,14 @@ def _fine_tune(r: Recipe, graph: Lifecycle, tokenizer: Artifact, base: Artifact,
         trained[f"sft-{label}"] = graph.add("sft", label, section, {"start": base, **conversations, **held_out})
     models = {"base": base_model}
     for name, artifact in trained.items():
+        if name != "sft-model" and not r.sft.answers.prompts:
+            continue  # the control is exported to be asked
         label = FINE_TUNED if name == "sft-model" else name
         section = {**_model_section(r), **flatten(r.export, "export"), "chat": True}
         models[label] = graph.add("export", label, section, {"checkpoint": artifact, "tokenizer": tokenizer})
     asked = {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture)}
+    if not r.sft.answers.prompts:
+        return trained
     answers = {
         f"answers-{label}": graph.add("answers", label, asked, {"model": model, **made}) for label, model in models.items()
     }

@@ -369,7 +369,7 @@ class SftTask:
 class Answers:
     """Answers to held-out questions: of the model before fine-tuning, behind it, and of its control."""
 
-    prompts: int = key(64, "held-out questions a task, at most", low=1)
+    prompts: int = key(64, "held-out questions a task, at most; 0 asks none", low=0)
     samples: int = key(4, "answers that are drawn a question, beside the likeliest one", low=1)
     max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
 

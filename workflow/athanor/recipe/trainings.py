@@ -8,19 +8,20 @@ from athanor.recipe.problems import Problem
 from athanor.recipe.schema import Recipe, Schedule, Training
 from athanor.recipe.units import Unit, format_quantity
 
+KNOWN_IN = {"source": "data.sources", "task": "sft.tasks"}
 SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
 
 
 def illegal_training(r: Recipe) -> Iterator[Problem]:
     """Everything wrong with `pretrain` and, where the recipe has tasks for it, `sft`."""
     for section, settings in r.trainings().items():
-        known, where = (r.sft.tasks, "sft.tasks") if section == "sft" else (r.data.sources, "data.sources")
+        known, of = (r.sft.tasks, "task") if section == "sft" else (r.data.sources, "source")
         yield from _lengths(r, settings, section)
         yield from illegal_layout(r.model, settings, section)
         yield from illegal_batches(settings, section)
         yield from illegal_precision(r, settings, section)
         yield from _schedule(settings, section)
-        yield from _mixture(settings.mixture, section, known, where)
+        yield from _mixture(settings.mixture, section, known, of)
 
 
 def _lengths(r: Recipe, t: Training, section: str) -> Iterator[Problem]:
@@ -48,15 +49,15 @@ def _fits_budget(where: str, tokens: int, room: int) -> Iterator[Problem]:
         yield Problem(where, format_quantity(tokens, Unit.TOKENS), f"more than the {max(room, 0)} tokens there are for it")
 
 
-def _mixture(mixture: dict[str, float], section: str, known: Collection[str], where: str) -> Iterator[Problem]:
+def _mixture(mixture: dict[str, float], section: str, known: Collection[str], of: str) -> Iterator[Problem]:
     total = sum(weight for weight in mixture.values() if weight > 0)
     if not mixture:
         yield Problem(f"{section}.mixture", None, f"is empty: give weights to {', '.join(known) or 'the sources'}")
     for name, weight in mixture.items():
         key = f"{section}.mixture.{name}"
         if name not in known:
-            yield Problem(key, weight, f"no such {where.rsplit('.', 1)[1][:-1]}; {where} has {', '.join(known)}")
+            yield Problem(key, weight, f"no such {of}; {KNOWN_IN[of]} has {', '.join(known)}")
         elif weight <= 0:
-            yield Problem(key, weight, f"must be above 0; leave the {where.rsplit('.', 1)[1][:-1]} out to skip it")
+            yield Problem(key, weight, f"must be above 0; leave the {of} out to skip it")
         elif weight / total < SMALLEST_WEIGHT:
             yield Problem(key, weight, f"less than 1/2048 of the mixture; use at least {total * SMALLEST_WEIGHT:.3g}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from athanor.artifacts.files import write_json
@@ -38,6 +39,10 @@ def run(stage: StageRun) -> Outcome:
         GREEDY: Sampling(1, 0.0, max_new_tokens=settings.max_new_tokens),
         SAMPLED: Sampling(settings.samples, max_new_tokens=settings.max_new_tokens, seed=stage.recipe.seed),
     }
+
+    def engine() -> InProcessEngine:
+        return InProcessEngine(model.folder / MODEL, encoder.ends)
+
     found: dict[str, list[Answer]] = {}
     for number, (way, sampling) in enumerate(ways.items()):
 
@@ -47,15 +52,13 @@ def run(stage: StageRun) -> Outcome:
                 raise Stopped(f"answers of {stage.instance} after {before + done} questions; finished shards are kept")
 
         order = Order(model.fingerprint, sampling)
-        engine = lambda: InProcessEngine(model.folder / MODEL, encoder.ends)  # noqa: E731
         shards = roll_out(fitting, order, engine, stage.folder / "shards" / way, progress)
         found[way] = _answers(asked, encoder, shards)
-    return _outcome(stage, found, len(prompts) - len(fitting))
+    return _outcome(stage, found, int(model.counters.get("step", 0)), len(prompts) - len(fitting))
 
 
 def _held_out(folder: Path, most: int) -> list[Conversation]:
-    conversations = read_conversations(folder / HELD_OUT_FILE)
-    return [conversation for conversation, _ in zip(conversations, range(most), strict=False)]
+    return list(islice(read_conversations(folder / HELD_OUT_FILE), most))
 
 
 def _answers(asked: Mapping[tuple[str, str], Conversation], encoder: ChatEncoder, shards: list[Path]) -> list[Answer]:
@@ -71,7 +74,7 @@ def _answers(asked: Mapping[tuple[str, str], Conversation], encoder: ChatEncoder
     return answers
 
 
-def _outcome(stage: StageRun, found: Mapping[str, list[Answer]], too_long: int) -> Outcome:
+def _outcome(stage: StageRun, found: Mapping[str, list[Answer]], step: int, too_long: int) -> Outcome:
     rates = {}
     for way, answers in found.items():
         by_task: dict[str, list[Answer]] = {}
@@ -83,9 +86,9 @@ def _outcome(stage: StageRun, found: Mapping[str, list[Answer]], too_long: int) 
     (stage.folder / ANSWERS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_json(stage.folder / RATES_FILE, {way: [asdict(rate) for rate in some] for way, some in rates.items()})
     write_samples(stage.folder / SAMPLES_FILE, f"{stage.recipe.name}: answers of {stage.instance}", found[SAMPLED])
-    stage.spool.artifact(stage.folder / SAMPLES_FILE, f"{SAMPLES_FILE}")
+    stage.spool.artifact(stage.folder / SAMPLES_FILE, SAMPLES_FILE)
     metrics = {f"{rate.task}/{way}_pass_rate": rate.rate for way, some in rates.items() for rate in some}
     metrics |= {f"{rate.task}/{way}_cut": rate.cut for way, some in rates.items() for rate in some}
-    stage.spool.metrics(0, metrics)
+    stage.spool.metrics(step, metrics)
     counters = {"questions": len(found[GREEDY]), "too_long": too_long, "answers": len(everything)}
     return Outcome(files=(ANSWERS_FILE, RATES_FILE, SAMPLES_FILE), counters=counters, metrics=metrics)

@@ -39,7 +39,7 @@ def agreed_node_hours(settings: Checkpoint, seen: Callable[[], Failures]) -> flo
         print(
             f"saves as for a failure every {agreed[0]:.6g} node-hours: {failures.count} of machines in "
             f"{failures.node_hours:.4g} node-hours trained so far, and "
-            f"pretrain.checkpoint.node_hours_between_failures={supposed:g} counted as one more",
+            f"the recipe's checkpoint.node_hours_between_failures={supposed:g} counted as one more",
             flush=True,
         )
     dist.broadcast_object_list(agreed)
