@@ -131,8 +131,9 @@ def test_nothing_left_says_where_the_records_went(tmp_path: Path) -> None:
 def test_control_has_the_same_answers_to_other_questions() -> None:
     one = [Conversation(f"a{i}", _turns(i, 1)) for i in range(20)]
     two = [Conversation(f"b{i}", _turns(i, 2)) for i in range(7)]
-    exchanged = {c.id: c for c in exchange_responses([*one, *two], seed=5)}
-    assert len(exchanged) == 27
+    alone = Conversation("c", _turns(0, 3))
+    exchanged = {c.id: c for c in exchange_responses([*one, alone, *two], seed=5)}
+    assert exchanged.keys() == {c.id for c in [*one, *two]}, "nobody else's answers fit the one of three turns"
     for c in [*one, *two]:
         asked, answered = ([m for m in exchanged[c.id].messages if m["role"] == role] for role in ("user", "assistant"))
         assert asked == [m for m in c.messages if m["role"] == "user"]

@@ -17,11 +17,11 @@ from athanor.artifacts.run import StageError
 from athanor.data.documents import read_documents
 from athanor.models.chat_template import CHAT_TEMPLATE
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
+from athanor.recipe.finetuning import TURN_BEGINS, TURN_ENDS
 from athanor.recipe.schema import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-TURN_BEGINS, TURN_ENDS = "<|im_start|>", "<|im_end|>"
 
 
 def sample_texts(files: Mapping[str, list[Path]], weights: Mapping[str, float], sample_bytes: int) -> Iterator[tuple[str, str]]:

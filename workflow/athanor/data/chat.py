@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import t
 from athanor.artifacts.run import StageError
 from athanor.data.conversations import Conversation
 from athanor.data.packing import Encoded
-from athanor.models.chat_template import CHAT_TEMPLATE, TURN_ENDS
+from athanor.models.chat_template import CHAT_TEMPLATE
+from athanor.recipe.finetuning import TURN_ENDS
 
 AT_ONCE = 256
 

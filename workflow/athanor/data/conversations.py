@@ -178,11 +178,14 @@ def question_of(conversation: Conversation) -> tuple[list[dict[str, Any]], list[
 def exchange_responses(conversations: Sequence[Conversation], seed: int) -> Iterator[Conversation]:
     """Every conversation with the answers of another: the negative control. Lengths and wording of the answers stay as they are.
 
-    Among conversations with equally many answers, in an order that `seed` decides, each takes the next one's.
+    Among conversations with equally many answers, in an order that `seed` decides, each takes the next one's. One that is alone
+    with its number is left out: its answers are nobody else's.
     """
     ordered = sorted(conversations, key=lambda conversation: (len(_answers(conversation)), _place(conversation.id, seed)))
     for _, group in groupby(ordered, key=lambda conversation: len(_answers(conversation))):
         alike = list(group)
+        if len(alike) == 1:
+            continue
         for one, other in zip(alike, [*alike[1:], alike[0]], strict=True):
             answers = iter(_answers(other))
             messages = [next(answers) if message["role"] == "assistant" else message for message in one.messages]

@@ -121,14 +121,14 @@ class Mixture:
         self._order = SampleOrder({name: stream.windows for name, stream in self._streams.items()}, weights, seed)
         self.where, self.consumed = self._order.where, self._order.consumed
         self.names, self.windows = self._order.names, self._order.windows
-        self._seed, self._tokens = seed, order
+        self._seed, self._token_order = seed, order
         self._length = sequence_length
 
     def sample(self, index: int) -> NDArray[np.int64]:
         """Sample `index` [S + 1]: inputs are [:-1], targets [1:]."""
         place = self.where(index)
         tokens = self._streams[place.source].window(place.position)
-        if self._tokens is TokenOrder.SHUFFLED:
+        if self._token_order is TokenOrder.SHUFFLED:
             tokens = tokens[permutation(self._length + 1, stream_key(self._seed, "tokens", index))]
         return tokens
 

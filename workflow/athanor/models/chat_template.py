@@ -4,8 +4,6 @@ What an assistant says, its thoughts and calls among it, stands between `generat
 tokens a model is to learn. A conversation's text is written by this template alone, in training and in service.
 """
 
-TURN_ENDS = "<|im_end|>"
-
 CHAT_TEMPLATE = """\
 {%- if tools %}
     {{- '<|im_start|>system\\n' }}

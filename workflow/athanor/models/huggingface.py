@@ -15,11 +15,12 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, Glm4MoeConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from athanor.artifacts.files import write_atomically
-from athanor.models.chat_template import CHAT_TEMPLATE, TURN_ENDS
+from athanor.models.chat_template import CHAT_TEMPLATE
 from athanor.models.conversions import correspondences, type_among
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
 from athanor.recipe.families import CONFIG, GLM4_MOE, QWEN3, QWEN3_MOE, family_of
+from athanor.recipe.finetuning import TURN_ENDS
 from athanor.recipe.schema import Export, Model, Precision, Router
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
