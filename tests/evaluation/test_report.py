@@ -144,8 +144,8 @@ def test_expert_load_is_drawn_where_it_was_counted(results: CampaignResults, tmp
 def test_fine_tuning_is_told_beside_what_it_must_beat(results: CampaignResults, tmp_path: Path) -> None:
     tasks = [TaskLoss("names", 900, 1.5, 3.0, 1.6), TaskLoss("sums", 50, 2.0, 2.5, None)]
     answers = [
-        PassRates("base", "names", 32, 4, 0.0, 0.0, 0.1, 0.02, 0.5),
-        PassRates("sft", "names", 32, 4, 0.5, 0.09, 0.25, 0.05, 0.0),
+        PassRates("base", "names", 32, 4, 0.0, 0.0, 0.1, 0.02, 0.5, 0.0625),
+        PassRates("sft", "names", 32, 4, 0.5, 0.09, 0.25, 0.05, 0.0, 0.0625),
     ]
     tuned = replace(results, tasks=tasks, answers=answers)
     names = write_figures(tmp_path, tuned)
@@ -157,7 +157,7 @@ def test_fine_tuning_is_told_beside_what_it_must_beat(results: CampaignResults, 
     assert [row["greedy"] for row in found["answers"]] == [0.0, 0.5]
     write_summary(tmp_path / "summary.html", tuned, {}, [tmp_path / name for name in names])
     page = (tmp_path / "summary.html").read_text()
-    assert "Fine-tuning: loss of held-out responses" in page and "0.500 ± 0.090" in page
+    assert "Fine-tuning: loss of held-out responses" in page and "0.500 ± 0.090" in page and "0.062" in page
     assert "Fine-tuning" not in _page(tmp_path / "bare", results)
 
 

@@ -20,6 +20,7 @@ PINS = {
     "numpy": "2.4.6",
     "lm-eval": "0.4.13",
     "matplotlib": "3.11.2",
+    "reasoning-gym": "0.1.25",
     "rich": "15.0.0",
 }
 HASH = "sha256:" + "0" * 64

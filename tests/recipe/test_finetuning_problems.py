@@ -9,11 +9,48 @@ from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import with_entries
 
 ONE_TURN = [{"prompts": ["What of {path}?"], "response": "{text}"}]
+GENERATED = {
+    "kind": "reasoning_gym",
+    "package": "chain_sum",
+    "version": "0.1.25",
+    "licence": "MIT",
+    "domain": "sums",
+    "format": "rows",
+    "items": 10,
+}
 
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown source": (
         {"sft.tasks.ask.source": "prosa"},
         "sft.tasks.ask.source='prosa': no such source; data.sources has prose, chemistry",
+    ),
+    "generator whose verifier can be fooled": (
+        {"data.sources.prose": GENERATED | {"package": "puzzle24"}},
+        "data.sources.prose.package='puzzle24': cannot be learnt from: its verifier runs what a model wrote as a program",
+    ),
+    "generator nobody knows": (
+        {"data.sources.prose": GENERATED | {"package": "chain_sums"}},
+        "data.sources.prose.package='chain_sums': no such generator; did you mean chain_sum?",
+    ),
+    "no problems": (
+        {"data.sources.prose": GENERATED | {"items": 0}},
+        "data.sources.prose.items=0: say how many problems are to be generated, held-out ones among them",
+    ),
+    "problems that are no rows": (
+        {"data.sources.prose": GENERATED | {"format": "jsonl"}},
+        "data.sources.prose.format='jsonl': a generator gives rows; use rows",
+    ),
+    "generator of another version": (
+        {"data.sources.prose": GENERATED | {"version": "0.1.9"}},
+        "data.sources.prose.version='0.1.9': environment=cpu has reasoning-gym 0.1.25; use that",
+    ),
+    "option that is a section": (
+        {"data.sources.prose": GENERATED | {"options": {"max_terms": {"a": 1}}}},
+        "data.sources.prose.options.max_terms={'a': 1}: expected text, a number, true or false, or a list of them",
+    ),
+    "problems out of a file": (
+        {"data.sources.prose.items": 5},
+        "data.sources.prose.items=5: only data.sources.prose.kind=reasoning_gym generates problems; leave it out",
     ),
     "neither turns nor messages": (
         {"sft.tasks.ask.turns": []},

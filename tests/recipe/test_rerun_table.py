@@ -48,6 +48,9 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     f"{SOURCE}.entity": ("{text}", SOURCES),
     f"{SOURCE}.max_bytes": ("1MB", FETCH),
     f"{SOURCE}.shards": (3, FETCH),
+    f"{SOURCE}.items": (5, NOTHING),  # of a generator alone
+    f"{SOURCE}.seed": (5, NOTHING),
+    f"{SOURCE}.options": ({"max_terms": 3}, SOURCES),
     "tokenizer.vocab_size": (2048, TOKENIZER),
     "tokenizer.sample_bytes": ("1MB", TOKENIZER),
     "tokenizer.min_frequency": (3, TOKENIZER),
@@ -184,6 +187,13 @@ def test_table_has_every_key_of_the_recipe() -> None:
     of_sources = {p.path for p in places(Recipe) if get_args(p.hint) and is_dataclass(get_args(p.hint)[-1])}
     leaves = {place.path for place in places(Recipe)} - sections - of_sources
     assert set(RERUN) - {"pretrain.batch_switches", "sft.batch_switches"} == leaves
+
+
+@pytest.mark.parametrize(("key", "value"), [("items", 200), ("seed", 1), ("options", {"max_terms": 4}), ("package", "gcd")])
+def test_other_problems_of_a_generator_are_other_conversations(project: Project, key: str, value: Any) -> None:
+    sums = {"kind": "reasoning_gym", "package": "chain_sum", "version": "0.1.25", "items": 100, "format": "rows"}
+    before, after = (recipe(project, SOURCE, {**sums, "licence": "MIT", "domain": "sums", **more}) for more in ({}, {key: value}))
+    assert {name.split("/")[0] for name in compare_stages(before, after)[1]} == SOURCES
 
 
 def test_learning_rate_reruns_what_was_trained_and_nothing_else(project: Project) -> None:

@@ -13,33 +13,16 @@ from athanor.rl.browser import write_samples
 from athanor.rl.rollouts.sampling import Finish, Prompt, Sample, Sampling
 from athanor.rl.rollouts.shards import Order, read_samples, roll_out
 
-ANSWER = Answer("names", "m1", 0, "Name CCO.", "ethanol", "ethanol", Finish.STOP, 3, -0.1)
-
-
-@pytest.mark.parametrize(
-    ("text", "finish", "right"),
-    [
-        ("ethanol", Finish.STOP, True),
-        ("  ethanol \n", Finish.STOP, True),
-        ("<think>\nTwo carbons, methanol?\n</think>\n\nethanol", Finish.STOP, True),
-        ("<think>ethanol</think> methanol", Finish.STOP, False),
-        ("ethanol or methanol", Finish.STOP, False),
-        ("", Finish.STOP, False),
-        ("ethanol", Finish.LENGTH, False),
-        ("ethanol", Finish.LOOP, False),
-    ],
-)
-def test_right_is_what_the_record_says_and_ended_by_itself(text: str, finish: Finish, right: bool) -> None:
-    assert replace(ANSWER, text=text, finish=finish).right is right
+ANSWER = Answer("names", "m1", 0, "Name CCO.", "ethanol", "ethanol", Finish.STOP, 3, -0.1, True)
 
 
 def test_error_of_a_rate_is_that_of_a_mean_over_questions() -> None:
     """Four samples of one question that are all right are one fact, not four."""
-    answers = [replace(ANSWER, prompt=f"m{p}", number=n, text="ethanol" if p < 2 else "no") for p in range(8) for n in range(4)]
-    [rate] = pass_rates({"names": answers, "none": []})
-    assert (rate.prompts, rate.samples, rate.rate) == (8, 4, 0.25)
+    answers = [replace(ANSWER, prompt=f"m{p}", number=n, right=p < 2) for p in range(8) for n in range(4)]
+    [rate] = pass_rates(answers, {"names": 0.125, "none": 0.0})
+    assert (rate.prompts, rate.samples, rate.rate, rate.constant) == (8, 4, 0.25, 0.125)
     assert rate.stderr == pytest.approx((0.25 * 0.75 * 8 / 7 / 8) ** 0.5)
-    cut = PassRate.of("names", [ANSWER, replace(ANSWER, number=1, finish=Finish.LOOP)])
+    cut = PassRate.of("names", [ANSWER, replace(ANSWER, number=1, finish=Finish.LOOP, right=False)], 0.0)
     assert (cut.rate, cut.cut, cut.stderr) == (0.5, 0.5, 0.0)
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -13,9 +13,10 @@ from athanor.artifacts.run import StageError
 from athanor.data.documents import Document, JsonlWriter, is_utf8
 from athanor.data.formats.record import Record
 from athanor.data.functions import documented_functions
+from athanor.data.sources.reasoning_gym_problems import ENTRY
 from athanor.data.split import is_held_out
 from athanor.data.template import Template
-from athanor.recipe.schema import Data, Extract, SftTask, Source
+from athanor.recipe.schema import Data, Extract, SftTask, Source, SourceKind
 
 TRAINING_FILE, HELD_OUT_FILE = "train.jsonl.gz", "held_out.jsonl.gz"
 ROLES = ("system", "user", "assistant", "tool")
@@ -28,11 +29,17 @@ class Conversation:
     id: str
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
+    entry: dict[str, Any] = field(default_factory=dict)  # what the verifier of its generator wants to know, where it has one
 
     def texts(self) -> Iterator[str]:
-        """Every text in it."""
+        """Every text that is said in it."""
         for value in (self.messages, self.tools):
             yield from _texts(value)
+
+    def row(self) -> dict[str, Any]:
+        """As it is written; most have no entry."""
+        row = asdict(self)
+        return row if self.entry else {name: value for name, value in row.items() if name != "entry"}
 
 
 @dataclass
@@ -95,7 +102,7 @@ def write_conversations(
     for name, held_out in ((TRAINING_FILE, False), (HELD_OUT_FILE, True)):
         with JsonlWriter(folder / name) as writer:
             for conversation in kept[held_out]:
-                writer.write(conversation)
+                writer.write(conversation.row())
     return made
 
 
@@ -119,7 +126,8 @@ def _conversations(
             elif not _is_whole(conversation):
                 made.malformed += 1
             else:
-                yield conversation, held_out
+                generated = source.kind is SourceKind.REASONING_GYM
+                yield replace(conversation, entry=record.fields[ENTRY]) if generated else conversation, held_out
 
 
 class _FilledTurn:
@@ -173,6 +181,11 @@ def question_of(conversation: Conversation) -> tuple[list[dict[str, Any]], list[
     """The messages before the first answer, and the tools that it may call."""
     roles = [message["role"] for message in conversation.messages]
     return conversation.messages[: roles.index("assistant")], conversation.tools
+
+
+def answer_of(conversation: Conversation) -> str:
+    """What the first answer says."""
+    return str(_answers(conversation)[0].get("content") or "")
 
 
 def exchange_responses(conversations: Sequence[Conversation], seed: int) -> Iterator[Conversation]:

@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,8 +69,9 @@ class JsonlWriter:
         return self
 
     def write(self, item: Any) -> None:
-        """Append a line: the fields of a dataclass."""
-        line = json.dumps(asdict(item), ensure_ascii=False, separators=(",", ":"))
+        """Append a line: a mapping, or the fields of a dataclass."""
+        row = asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
         self._gzip.write(line.encode() + b"\n")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -89,6 +89,7 @@ class PassRates:
     sampled: float
     sampled_stderr: float
     cut: float  # share of the drawn that were cut off, or ran in a loop
+    constant: float  # the rate of always giving the commonest answer of the training conversations
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def read_pass_rates(model: str, path: Path) -> list[PassRates]:
             other["rate"],
             other["stderr"],
             other["cut"],
+            one["constant"],
         )
         for one, other in zip(ways["greedy"], ways["sampled"], strict=True)
     ]

@@ -75,7 +75,7 @@ def _fine_tuning(tasks: Sequence[TaskLoss]) -> str:
 def _answers(rates: Sequence[PassRates]) -> str:
     if not rates:
         return ""
-    head = ["task", "model", "questions", "likeliest answer right", "drawn answers right", "cut or looping"]
+    head = ["task", "model", "questions", "likeliest answer right", "drawn answers right", "always one answer", "cut or looping"]
     rows = [
         [
             escape(r.task),
@@ -83,6 +83,7 @@ def _answers(rates: Sequence[PassRates]) -> str:
             f"{r.questions:,}",
             f"{r.greedy:.3f} ± {r.greedy_stderr:.3f}",
             f"{r.sampled:.3f} ± {r.sampled_stderr:.3f}",
+            f"{r.constant:.3f}",
             f"{r.cut:.3f}",
         ]
         for r in sorted(rates, key=lambda r: (r.task, r.model))

@@ -8,6 +8,7 @@ from pathlib import Path
 from athanor.recipe.environments import environments
 from athanor.recipe.families import CONFIG, ConfigError, differences, read_config
 from athanor.recipe.finetuning import illegal_finetuning
+from athanor.recipe.generators import illegal_problems, other_versions
 from athanor.recipe.precisions import illegal_export
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.schedules import BatchSizes
@@ -19,7 +20,7 @@ from athanor.recipe.units import Unit, format_quantity
 def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
     """Every rule the recipe breaks; `project` is where relative paths of local sources start."""
     found = {str(problem): problem for rule in RULES for problem in rule(recipe)}  # one size may fit neither of two sections
-    return [*found.values(), *_missing_files(recipe, project), *_start(recipe, project)]
+    return [*found.values(), *_missing_files(recipe, project), *other_versions(recipe, project), *_start(recipe, project)]
 
 
 def _model(r: Recipe) -> Iterator[Problem]:
@@ -79,7 +80,8 @@ def floating(source: Source) -> str:
     """What is left open about which bytes a source is: `version`, `sha256`, or nothing."""
     if source.kind is not SourceKind.LOCAL and not source.version:
         return "version"
-    return "" if source.sha256 or source.kind is SourceKind.HUGGINGFACE else "sha256"  # a hub revision is a hash
+    pinned = source.kind in (SourceKind.HUGGINGFACE, SourceKind.REASONING_GYM)  # a hub revision is a hash
+    return "" if source.sha256 or pinned else "sha256"
 
 
 def start_floats(r: Recipe) -> bool:
@@ -125,6 +127,7 @@ def _sources(r: Recipe) -> Iterator[Problem]:
             named = f"{source.package or source.path} {source.version}".strip()
             yield Problem(where, named, f"floats (no {missing}); lock it: athanor recipe lock {r.name}")
         yield from _not_sha256(f"{where}.sha256", source.sha256)
+        yield from illegal_problems(where, source)
 
 
 def _not_sha256(where: str, text: str) -> Iterator[Problem]:

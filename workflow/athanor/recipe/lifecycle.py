@@ -20,6 +20,7 @@ from athanor.recipe.schema import (
     Responses,
     Router,
     Source,
+    SourceKind,
     SpikeAction,
     TokenOrder,
     Training,
@@ -49,9 +50,9 @@ STAGES: dict[str, Stage] = {
         Stage("pack", 1, ("tokenizers", "transformers")),
         Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
-        Stage("answers", 1, ("torch", "transformers")),
+        Stage("answers", 2, ("torch", "transformers")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
-        Stage("report", 3, ("matplotlib",)),
+        Stage("report", 4, ("matplotlib",)),
     )
 }
 
@@ -210,7 +211,7 @@ def _fine_tune(r: Recipe, graph: Lifecycle, tokenizer: Artifact, base: Artifact,
 def _conversations_section(r: Recipe, name: str) -> dict[str, Any]:
     """What decides a task's conversations: the source's records, its split, and how they are asked."""
     task = r.sft.tasks[name]
-    source = flatten(r.data.sources[task.source], "source")
+    source = _source_section(r.data.sources[task.source])
     for unused in ("licence", "domain", "max_bytes", "shards"):
         del source[f"source.{unused}"]
     section = flatten(task, "task")
@@ -219,8 +220,16 @@ def _conversations_section(r: Recipe, name: str) -> dict[str, Any]:
     return {**source, **section, **split, "tokenizer.special_tokens": r.tokenizer.special_tokens}
 
 
-def _fetch_section(r: Recipe, source: Source) -> dict[str, Any]:
+def _source_section(source: Source) -> dict[str, Any]:
+    """Keys that came later count only where they are used."""
     section = flatten(source, "source")
+    if source.kind is not SourceKind.REASONING_GYM:
+        del section["source.items"], section["source.seed"]
+    return section
+
+
+def _fetch_section(r: Recipe, source: Source) -> dict[str, Any]:
+    section = _source_section(source)
     del section["source.licence"], section["source.domain"]  # they name the text, they do not change it
     return {**section, **_only(flatten(r.data, "data"), "data.held_out_fraction", "data.split_seed")}
 

@@ -111,6 +111,8 @@ def _type(hint: Any, field: Field[Any]) -> str:
         return f"{_type(arguments[1], field)} by name"
     if is_dataclass(hint):
         return "section"
+    if hint is Any:
+        return "text, number, true or false, or a list"
     if issubclass(hint, StrEnum):
         return " \\| ".join(f"`{choice}`" for choice in hint)
     if unit := field.metadata["unit"]:

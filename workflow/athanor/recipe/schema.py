@@ -40,6 +40,7 @@ class SourceKind(StrEnum):
     APT = "apt"  # a Debian package; unpacked, never installed
     LOCAL = "local"  # a file or folder of this machine
     HUGGINGFACE = "huggingface"  # a dataset of the Hugging Face hub
+    REASONING_GYM = "reasoning_gym"  # problems of a generator, which come with a verifier
 
 
 class DocumentFormat(StrEnum):
@@ -159,9 +160,9 @@ class TokenOrder(StrEnum):
 class Source:
     """One corpus: where it comes from, what it may be used for, how its documents are read."""
 
-    kind: SourceKind = key(SourceKind.PIP, "pip | apt | local | huggingface", required=True)
-    package: str = key("", "package or dataset name; unused by kind local")
-    version: str = key("", "exact version (pip), version prefix (apt) or revision (huggingface); empty floats")
+    kind: SourceKind = key(SourceKind.PIP, "pip | apt | local | huggingface | reasoning_gym", required=True)
+    package: str = key("", "name of the package, dataset or generator; unused by kind local")
+    version: str = key("", "exact version (pip, reasoning_gym), version prefix (apt) or revision (huggingface); empty floats")
     sha256: str = key("", "sha256 of the downloaded file; empty floats until `athanor recipe lock`")
     path: str = key("", "file, folder or glob: inside the package, or (kind local) relative to the project folder")
     licence: str = key("", "SPDX expression of the text", required=True)
@@ -172,6 +173,9 @@ class Source:
     entity: str = key("", "template of what the document is about (a SMILES string): splits and leak checks go by it")
     max_bytes: int = key(0, "cap on the text taken, 0 for all", unit=Unit.BYTES, low=0)
     shards: int = key(1, "parts the training documents are cut into; each is tokenized by its own job", low=1, high=100_000)
+    items: int = key(0, "problems to generate (reasoning_gym)", low=0, high=100_000_000)
+    seed: int = key(0, "seed of the generator (reasoning_gym)", low=0)
+    options: dict[str, Any] = key({}, "the generator's own settings, by its own names (reasoning_gym)")
 
 
 @dataclass

@@ -4,6 +4,7 @@ OmegaConf stops at its first error; this walk comes before it, so `athanor recip
 """
 
 import difflib
+import math
 import types
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
@@ -42,6 +43,8 @@ def walk(schema: type, data: Any, path: str, problems: list[Problem]) -> dict[st
 def _convert(hint: Any, value: Any, where: str, spec: Field[Any], problems: list[Problem]) -> Any:
     """`value` as `hint`, or MISSING with a problem recorded."""
     origin = get_origin(hint)
+    if hint is Any:
+        return _plain(value, where, problems)
     if is_dataclass(hint):
         assert isinstance(hint, type)
         return walk(hint, value, where, problems)
@@ -72,6 +75,18 @@ def _convert_container(hint: Any, value: Any, where: str, spec: Field[Any], prob
         return MISSING
     entries = {str(k): _convert(inner[1], v, f"{where}.{k}", spec, problems) for k, v in value.items()}
     return {k: v for k, v in entries.items() if v is not MISSING}
+
+
+def _plain(value: Any, where: str, problems: list[Problem]) -> Any:
+    """A value whose type only the reader of the key knows: text, a number, true or false, or a list of them."""
+    value = _from_text(value)
+    if isinstance(value, str) and isinstance(read := yaml.safe_load(value), int | float):
+        value = read  # typed on a command line
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, str | int | float) or isinstance(item, float) and not math.isfinite(item):
+            problems.append(Problem(where, _brief(value), "expected text, a number, true or false, or a list of them"))
+            return MISSING
+    return value
 
 
 def _from_text(value: Any) -> Any:

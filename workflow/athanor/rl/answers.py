@@ -1,19 +1,17 @@
-"""Whether answers are right, told by the answer on record, and what share of them is."""
+"""Answers to questions, and what share of them is right."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from athanor.rl.rollouts.sampling import Finish
 
 RATES_FILE = "pass_rates.json"
-THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one question. `right`: it says what the record says."""
+    """One answer to one question."""
 
     task: str
     prompt: str  # id of the conversation
@@ -24,11 +22,7 @@ class Answer:
     finish: Finish
     tokens: int
     log_prob: float  # mean over its tokens, in nats
-
-    @property
-    def right(self) -> bool:
-        """Whether it ended by itself, and what it says behind its thoughts is the record's answer, spacing aside."""
-        return self.finish is Finish.STOP and _said(self.text) == _said(self.expected)
+    right: bool  # it ended by itself, and the task's verifier takes it
 
 
 @dataclass(frozen=True)
@@ -41,9 +35,10 @@ class PassRate:
     rate: float
     stderr: float
     cut: float  # share that was cut off, or ran in a loop
+    constant: float  # the rate of one answer to all questions: the commonest of the training conversations
 
     @classmethod
-    def of(cls, task: str, answers: Sequence[Answer]) -> "PassRate":
+    def of(cls, task: str, answers: Sequence[Answer], constant: float) -> "PassRate":
         """Of all answers to the task's questions, at least one."""
         by_prompt: dict[str, list[bool]] = {}
         for answer in answers:
@@ -52,13 +47,12 @@ class PassRate:
         mean = sum(rates) / len(rates)
         spread = sum((rate - mean) ** 2 for rate in rates) / max(1, len(rates) - 1)
         cut = sum(answer.finish is not Finish.STOP for answer in answers) / len(answers)
-        return cls(task, len(rates), len(answers) // len(rates), mean, math.sqrt(spread / len(rates)), cut)
+        return cls(task, len(rates), len(answers) // len(rates), mean, math.sqrt(spread / len(rates)), cut, constant)
 
 
-def pass_rates(answers: Mapping[str, Sequence[Answer]]) -> list[PassRate]:
-    """Of each task that has answers."""
-    return [PassRate.of(task, some) for task, some in sorted(answers.items()) if some]
-
-
-def _said(text: str) -> str:
-    return " ".join(THOUGHTS.sub(" ", text).split())
+def pass_rates(answers: Sequence[Answer], constant: Mapping[str, float]) -> list[PassRate]:
+    """Of each task that has answers; `constant` as in `PassRate`, by task."""
+    by_task: dict[str, list[Answer]] = {}
+    for answer in answers:
+        by_task.setdefault(answer.task, []).append(answer)
+    return [PassRate.of(task, some, constant[task]) for task, some in sorted(by_task.items())]

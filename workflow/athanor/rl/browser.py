@@ -44,7 +44,7 @@ form.addEventListener("input", show); form.addEventListener("submit", e => e.pre
 
 def write_samples(path: Path, title: str, answers: Sequence[Answer]) -> None:
     """Write the page; of very many answers the first SHOWN."""
-    rows = [{**asdict(answer), "right": answer.right} for answer in answers[:SHOWN]]
+    rows = [asdict(answer) for answer in answers[:SHOWN]]
     data = json.dumps(rows, ensure_ascii=False).replace("</", "<\\/")  # no text may end the script element
     tasks = "".join(f"<option>{escape(task)}</option>" for task in sorted({answer.task for answer in answers}))
     verdicts = '<option value="">right and wrong</option><option value="true">right</option><option value="false">wrong</option>'

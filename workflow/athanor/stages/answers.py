@@ -1,6 +1,7 @@
 """Ask a model the held-out questions of the fine-tuning tasks, and count which answers are right."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -9,11 +10,12 @@ from pathlib import Path
 from athanor.artifacts.files import write_json
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.data.chat import ChatEncoder
-from athanor.data.conversations import HELD_OUT_FILE, Conversation, question_of, read_conversations
-from athanor.rl.answers import RATES_FILE, Answer, pass_rates
+from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, Conversation, answer_of, question_of, read_conversations
+from athanor.rewards.verifiers import Judge
+from athanor.rl.answers import RATES_FILE, Answer, PassRate, pass_rates
 from athanor.rl.browser import SAMPLES_FILE, write_samples
 from athanor.rl.rollouts.in_process import InProcessEngine
-from athanor.rl.rollouts.sampling import Prompt, Sampling
+from athanor.rl.rollouts.sampling import Finish, Prompt, Sampling
 from athanor.rl.rollouts.shards import Order, read_samples, roll_out
 
 ANSWERS_FILE = "answers.jsonl"
@@ -43,7 +45,7 @@ def run(stage: StageRun) -> Outcome:
     def engine() -> InProcessEngine:
         return InProcessEngine(model.folder / MODEL, encoder.ends)
 
-    found: dict[str, list[Answer]] = {}
+    judge, found = Judge(), dict[str, list[Answer]]()
     for number, (way, sampling) in enumerate(ways.items()):
 
         def progress(done: int, total: int, before: int = number * len(fitting)) -> None:
@@ -53,36 +55,49 @@ def run(stage: StageRun) -> Outcome:
 
         order = Order(model.fingerprint, sampling)
         shards = roll_out(fitting, order, engine, stage.folder / "shards" / way, progress)
-        found[way] = _answers(asked, encoder, shards)
-    return _outcome(stage, found, int(model.counters.get("step", 0)), len(prompts) - len(fitting))
+        found[way] = _answers(asked, encoder, shards, judge)
+    constant = {task: _constant(stage.input_named(task).folder, task, asked, judge) for task in sorted(stage.recipe.sft.mixture)}
+    rates = {way: pass_rates(answers, constant) for way, answers in found.items()}
+    counters = {"too_long": len(prompts) - len(fitting), "verifier_errors": judge.broken}
+    return _outcome(stage, found, rates, int(model.counters.get("step", 0)), counters)
 
 
 def _held_out(folder: Path, most: int) -> list[Conversation]:
     return list(islice(read_conversations(folder / HELD_OUT_FILE), most))
 
 
-def _answers(asked: Mapping[tuple[str, str], Conversation], encoder: ChatEncoder, shards: list[Path]) -> list[Answer]:
+def _answers(
+    asked: Mapping[tuple[str, str], Conversation], encoder: ChatEncoder, shards: list[Path], judge: Judge
+) -> list[Answer]:
     answers = []
     for sample in read_samples(shards):
         task, _, name = sample.prompt.partition("/")
         conversation = asked[task, name]
-        messages, _ = question_of(conversation)
-        expected = str(conversation.messages[len(messages)].get("content") or "")
+        question, expected = question_of(conversation)[0][-1]["content"], answer_of(conversation)
         log_prob = sum(sample.log_probs) / len(sample.log_probs)
         said, size = encoder.decode(sample.tokens), len(sample.tokens)
-        answers.append(Answer(task, name, sample.number, messages[-1]["content"], said, expected, sample.finish, size, log_prob))
+        right = sample.finish is Finish.STOP and judge.is_right(said, expected, conversation.entry)
+        answers.append(Answer(task, name, sample.number, question, said, expected, sample.finish, size, log_prob, right))
     return answers
 
 
-def _outcome(stage: StageRun, found: Mapping[str, list[Answer]], step: int, too_long: int) -> Outcome:
-    rates = {}
-    for way, answers in found.items():
-        by_task: dict[str, list[Answer]] = {}
-        for answer in answers:
-            by_task.setdefault(answer.task, []).append(answer)
-        rates[way] = pass_rates(by_task)
+def _constant(folder: Path, task: str, asked: Mapping[tuple[str, str], Conversation], judge: Judge) -> float:
+    """The share of a task's questions that the commonest answer of its training conversations answers rightly."""
+    said = Counter(answer_of(conversation) for conversation in read_conversations(folder / TRAINING_FILE))
+    commonest = min(said, key=lambda answer: (-said[answer], answer))
+    questions = [conversation for (of, _), conversation in asked.items() if of == task]
+    return sum(judge.is_right(commonest, answer_of(c), c.entry) for c in questions) / len(questions)
+
+
+def _outcome(
+    stage: StageRun,
+    found: Mapping[str, list[Answer]],
+    rates: Mapping[str, list[PassRate]],
+    step: int,
+    counters: Mapping[str, int],
+) -> Outcome:
     everything = [(way, answer) for way, answers in found.items() for answer in answers]
-    lines = (json.dumps({"way": way, **asdict(answer), "right": answer.right}, ensure_ascii=False) for way, answer in everything)
+    lines = (json.dumps({"way": way, **asdict(answer)}, ensure_ascii=False) for way, answer in everything)
     (stage.folder / ANSWERS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_json(stage.folder / RATES_FILE, {way: [asdict(rate) for rate in some] for way, some in rates.items()})
     write_samples(stage.folder / SAMPLES_FILE, f"{stage.recipe.name}: answers of {stage.instance}", found[SAMPLED])
@@ -90,5 +105,5 @@ def _outcome(stage: StageRun, found: Mapping[str, list[Answer]], step: int, too_
     metrics = {f"{rate.task}/{way}_pass_rate": rate.rate for way, some in rates.items() for rate in some}
     metrics |= {f"{rate.task}/{way}_cut": rate.cut for way, some in rates.items() for rate in some}
     stage.spool.metrics(step, metrics)
-    counters = {"questions": len(found[GREEDY]), "too_long": too_long, "answers": len(everything)}
-    return Outcome(files=(ANSWERS_FILE, RATES_FILE, SAMPLES_FILE), counters=counters, metrics=metrics)
+    counted = {"questions": len(found[GREEDY]), "answers": len(everything), **counters}
+    return Outcome(files=(ANSWERS_FILE, RATES_FILE, SAMPLES_FILE), counters=counted, metrics=metrics)

@@ -7,7 +7,7 @@ from pathlib import Path
 from athanor.artifacts.run import StageError
 from athanor.data.formats import read_records
 from athanor.data.formats.record import Record
-from athanor.data.sources import apt_package, hub_dataset, local_files, pip_wheel
+from athanor.data.sources import apt_package, hub_dataset, local_files, pip_wheel, reasoning_gym_problems
 from athanor.data.sources.cache import DownloadCache
 from athanor.recipe.schema import Source, SourceKind
 
@@ -17,7 +17,7 @@ class Opened:
     """A source whose bytes are here: what was found, and its records."""
 
     version: str
-    sha256: str  # of the downloaded file, or of all local files; empty for a hub dataset, which `version` pins
+    sha256: str  # of the downloaded file, or of all local files; empty for what `version` pins: a hub dataset, a generator
     records: Iterator[Record]
 
 
@@ -41,13 +41,16 @@ def open_source(source: Source, cache: DownloadCache, scratch: Path, project: Pa
             return Opened(source.version, digest, read_records(files, source))
         case SourceKind.HUGGINGFACE:
             return Opened(source.version, "", hub_dataset.read_rows(source, cache))
+        case SourceKind.REASONING_GYM:
+            return Opened(source.version, "", reasoning_gym_problems.read_problems(source))
     return Opened(package.version, package.sha256, read_records(files, source))
 
 
 def resolve_source(source: Source, cache: DownloadCache, project: Path) -> tuple[str, str]:
     """(version, sha256) that pin a floating source, for `athanor recipe lock`. A given version is kept.
 
-    A hub dataset is pinned by its revision alone: its sha256 is empty. Raises StageError when it cannot be had.
+    A hub dataset is pinned by its revision alone, a generator by its package's version: the sha256 is empty. Raises StageError
+    when it cannot be had.
     """
     match source.kind:
         case SourceKind.PIP:
@@ -58,6 +61,8 @@ def resolve_source(source: Source, cache: DownloadCache, project: Path) -> tuple
             return source.version, local_files.digest(local_files.find(source.path, project))
         case SourceKind.HUGGINGFACE:
             return hub_dataset.newest_revision(source), ""
+        case SourceKind.REASONING_GYM:
+            return source.version or reasoning_gym_problems.installed_version(), ""
         case _:
             raise StageError(f"kind {source.kind!r} is not one of {', '.join(SourceKind)}")
     return package.version, package.sha256
