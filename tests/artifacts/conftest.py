@@ -13,7 +13,8 @@ import pytest
 
 from athanor.artifacts.execution import Order, execute
 from athanor.artifacts.manifest import MANIFEST, Manifest
-from athanor.recipe.lifecycle import Artifact, Lifecycle
+from athanor.recipe.graph import Artifact
+from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import resolved_text
 from athanor.recipe.schema import Recipe
 from tests.artifacts.fakes import bake

@@ -12,7 +12,7 @@ import yaml
 from athanor.artifacts.files import record_files
 from athanor.artifacts.manifest import IDENTITY, Manifest, Provenance, Result, Upstream
 from athanor.campaign.campaign import Campaign
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.graph import Artifact
 from tests.recipe.projects import Project, make_project
 
 

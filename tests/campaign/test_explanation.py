@@ -10,7 +10,7 @@ from athanor.artifacts.manifest import MANIFEST
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.explanation import explain, print_plan
 from athanor.campaign.registry import register
-from athanor.recipe.lifecycle import STAGES
+from athanor.recipe.graph import STAGES
 from tests.campaign.conftest import Furnace
 from tests.recipe.projects import PINS, make_project
 

@@ -1,7 +1,7 @@
 """A pinned digest of the code behind each stage: changed code asks for a new version, or for a word that it is harmless.
 
 A stage's fingerprint knows its version, not its code. So a change of the code that changes results must raise `version`
-in `athanor.recipe.lifecycle.STAGES`; `stage_sources.json` makes sure that nobody forgets to think about it.
+in `athanor.recipe.graph.STAGES`; `stage_sources.json` makes sure that nobody forgets to think about it.
 
     python -m tests.recipe.stage_sources                                        what differs from the pins
     python -m tests.recipe.stage_sources update pretrain --same-result "why"    the results stay the same
@@ -24,7 +24,7 @@ from typing import Any
 
 import grimp
 
-from athanor.recipe.lifecycle import STAGES
+from athanor.recipe.graph import STAGES
 
 PINS = Path(__file__).with_name("stage_sources.json")
 ROOMS = ("stages", "data", "models", "training", "rewards", "rl", "evaluation")  # where results are made
@@ -129,7 +129,7 @@ def problems(pins: Mapping[str, Pin], versions: Mapping[str, int], sources: Sour
         elif sources.digest(stage) != pins[stage].digest:
             found.append(
                 f"the code behind stage {stage} changed, its version {version} did not; raise it in "
-                f"athanor.recipe.lifecycle.STAGES where results change, then {command}; "
+                f"athanor.recipe.graph.STAGES where results change, then {command}; "
                 f'or say why they stay the same: {command} --same-result "why"'
             )
     return found

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from athanor.recipe.environments import LockError, environments, pinned_versions, pins
-from athanor.recipe.lifecycle import STAGES, Lifecycle
+from athanor.recipe.graph import STAGES
+from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import load_recipe
 from tests.recipe.projects import PINS, Project, make_project
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from athanor.campaign.campaign import Campaign
 from athanor.recipe.fingerprint import fingerprint
-from athanor.recipe.lifecycle import STAGES, Artifact, Lifecycle
+from athanor.recipe.graph import STAGES, Artifact
+from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import load_recipe, load_resolved, resolved_text
 from athanor.recipe.schedules import decay_of
 from athanor.recipe.schema import BatchSwitch, Pretrain, Recipe, Schedule

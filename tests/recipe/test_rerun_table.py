@@ -6,7 +6,8 @@ from typing import Any, get_args
 import pytest
 
 from athanor.recipe.comparison import changed_keys, compare_stages
-from athanor.recipe.lifecycle import STAGES, Lifecycle
+from athanor.recipe.graph import STAGES
+from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import read_recipe
 from athanor.recipe.schema import Recipe, Sft
 from tests.recipe.projects import Project, base, make_project, put

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from athanor.recipe.lifecycle import STAGES
+from athanor.recipe.graph import STAGES
 from tests.recipe.stage_sources import Pin, Sources, meaning, problems, read_pins, updated
 
 FILES = {

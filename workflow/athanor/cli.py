@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from athanor import convert
-from athanor.recipe.lifecycle import TRAINING
+from athanor.recipe.graph import TRAINING
 
 if TYPE_CHECKING:
     from athanor.campaign.campaign import Campaign
@@ -147,7 +147,7 @@ def _campaign(arguments: argparse.Namespace) -> "Campaign":
 
 def _stage(arguments: argparse.Namespace) -> int:
     from athanor.artifacts.execution import Order, execute
-    from athanor.recipe.lifecycle import STAGES
+    from athanor.recipe.graph import STAGES
 
     if arguments.name not in STAGES:
         print(f"error: no stage {arguments.name!r}; there are {', '.join(STAGES)}", file=sys.stderr)

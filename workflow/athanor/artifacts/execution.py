@@ -38,7 +38,8 @@ from athanor.artifacts.manifest import (
 )
 from athanor.artifacts.node import settle
 from athanor.artifacts.run import STOPPED, Heartbeat, Input, Outcome, StageError, StageRun, Stopped
-from athanor.recipe.lifecycle import Artifact, Lifecycle
+from athanor.recipe.graph import Artifact
+from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import load_resolved, load_site, project_folder
 from athanor.tracking.spool import Spool
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from athanor.artifacts.manifest import MANIFEST, Manifest, ManifestError
-from athanor.recipe.lifecycle import STAGES, Artifact
+from athanor.recipe.graph import STAGES, Artifact
 from athanor.recipe.loading import project_folder
 from athanor.recipe.site import Site
 

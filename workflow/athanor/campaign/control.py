@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, latest_attempt, state_of
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.graph import Artifact
 from athanor.recipe.loading import project_folder
 from snakemake_executor_plugin_submitit.backend import LocalBackend, SlurmBackend
 from snakemake_executor_plugin_submitit.journal import Action, Attempt, JobKind, JobRecord, Judgement, replace

@@ -10,7 +10,7 @@ import yaml
 from athanor.artifacts.manifest import IDENTITY, SEAL
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.registry import Start, starts
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.graph import Artifact
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from athanor.artifacts.store import Store
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.graph import Artifact
 from snakemake_executor_plugin_submitit.journal import JobFolder
 from snakemake_executor_plugin_submitit.trimming import trim
 

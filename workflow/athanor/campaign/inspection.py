@@ -8,7 +8,7 @@ from pathlib import Path
 from athanor.artifacts.files import write_json
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, latest_attempt, state_of
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.graph import Artifact
 
 
 class NoSuchStage(Exception):

@@ -15,7 +15,7 @@ from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import State, failures_of, latest_attempt, progress_of, state_of
 from athanor.campaign.stragglers import in_words, stragglers
 from athanor.campaign.watch import describe, duration
-from athanor.recipe.lifecycle import SHUFFLED, Artifact
+from athanor.recipe.graph import SHUFFLED, Artifact
 from snakemake_executor_plugin_submitit.journal import Attempt
 
 LOOK_SECONDS = 2.0

@@ -12,7 +12,7 @@ from rich.table import Table
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.report import REPORT
-from athanor.recipe.lifecycle import SHUFFLED, STAGES, UNTRAINED, Artifact
+from athanor.recipe.graph import SHUFFLED, STAGES, UNTRAINED, Artifact
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
 FACTS = 4  # shown a row

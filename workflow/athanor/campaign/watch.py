@@ -13,7 +13,7 @@ from rich.text import Text
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.state import Progress, State, failures_of, progress_of, state_of
 from athanor.campaign.summary import facts
-from athanor.recipe.lifecycle import Artifact
+from athanor.recipe.graph import Artifact
 from athanor.recipe.units import Unit, format_quantity
 
 PLAIN_EVERY_SECONDS = 15.0  # between two lines of the same stage where lines cannot be rewritten

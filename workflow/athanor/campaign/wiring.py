@@ -15,7 +15,7 @@ from athanor.campaign.housekeeping import drop_old_driver_logs, seal
 from athanor.campaign.in_job import in_job_launcher, problem_with
 from athanor.campaign.notice import send_notice
 from athanor.campaign.registry import PLAN, register
-from athanor.recipe.lifecycle import STAGES, TRAINING, Artifact
+from athanor.recipe.graph import STAGES, TRAINING, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
 from athanor.recipe.secrets import SecretsError, site_secrets

@@ -11,7 +11,7 @@ from athanor.cluster.commands import Ask
 from athanor.cluster.findings import Finding, error, has_error, ok, warning
 from athanor.cluster.inventory import Inventory, Partition
 from athanor.cluster.jobs import StageJob, batch_script
-from athanor.recipe.lifecycle import TRAINING
+from athanor.recipe.graph import TRAINING
 from snakemake_executor_plugin_submitit.resources import Request
 
 _TEST_NAME = "athanor-doctor"

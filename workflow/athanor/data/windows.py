@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from athanor.artifacts.run import StageError
 from athanor.data.token_store import BYTES_FILE, read_token_bytes, read_tokens
-from athanor.recipe.lifecycle import HELD_OUT
+from athanor.recipe.graph import HELD_OUT
 
 
 class TokenStream:

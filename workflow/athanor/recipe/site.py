@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from athanor.recipe.lifecycle import TRAINING
+from athanor.recipe.graph import TRAINING
 from athanor.recipe.schema import key
 from athanor.recipe.units import Unit
 

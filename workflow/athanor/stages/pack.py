@@ -8,7 +8,7 @@ from athanor.data.chat import ChatEncoder
 from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, Conversation, exchange_responses, read_conversations
 from athanor.data.packing import PACK_FILES, Encoded, pack, write_windows
 from athanor.data.token_store import BYTES_FILE, write_token_bytes
-from athanor.recipe.lifecycle import HELD_OUT, SHUFFLED
+from athanor.recipe.graph import HELD_OUT, SHUFFLED
 
 TRAIN = "train"
 REPORT_EVERY = 256

@@ -8,7 +8,7 @@ from athanor.artifacts.run import Outcome, StageRun
 from athanor.cluster.failures import machine_failures
 from athanor.data.mixture import Mixture
 from athanor.data.windows import held_out_sequences, held_out_shards, training_shards
-from athanor.recipe.lifecycle import SHUFFLED, TRAINING
+from athanor.recipe.graph import SHUFFLED, TRAINING
 from athanor.recipe.schema import Recipe, TokenOrder
 from athanor.recipe.units import Unit, parse_quantity
 from athanor.training.checkpoints import FINAL

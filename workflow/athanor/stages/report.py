@@ -17,7 +17,7 @@ from athanor.evaluation.results import (
 )
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
-from athanor.recipe.lifecycle import SHUFFLED, UNTRAINED
+from athanor.recipe.graph import SHUFFLED, UNTRAINED
 from athanor.rl.answers import RATES_FILE
 
 

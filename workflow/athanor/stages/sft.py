@@ -9,7 +9,7 @@ from athanor.artifacts.run import Outcome, StageRun
 from athanor.data.mixture import PackedMixture
 from athanor.data.packing import PackedWindows
 from athanor.data.token_store import read_token_bytes
-from athanor.recipe.lifecycle import HELD_OUT, SHUFFLED
+from athanor.recipe.graph import HELD_OUT, SHUFFLED
 from athanor.recipe.schema import Sft
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far

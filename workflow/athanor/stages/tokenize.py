@@ -4,7 +4,7 @@ from athanor.artifacts.run import Outcome, StageRun, Stopped
 from athanor.data.bpe import load
 from athanor.data.documents import documents_file, read_documents
 from athanor.data.encoding import encode_documents
-from athanor.recipe.lifecycle import HELD_OUT
+from athanor.recipe.graph import HELD_OUT
 
 
 def run(stage: StageRun) -> Outcome:

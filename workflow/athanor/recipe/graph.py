@@ -1,0 +1,116 @@
+"""Stages, the artifacts they make, and the graph that artifacts are in: who each is, and what it is made of."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from athanor.recipe.environments import pins
+from athanor.recipe.fingerprint import fingerprint, plain
+from athanor.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of artifact: raise `version` when its code would now give another result."""
+
+    name: str
+    version: int
+    packages: tuple[str, ...]  # those whose version decides the result
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("fetch", 1, ()),
+        Stage("tokenizer", 1, ("tokenizers",)),
+        Stage("tokenize", 1, ("tokenizers",)),
+        Stage("initialize", 1, ("torch", "megatron-core")),
+        Stage("pretrain", 1, ("torch", "megatron-core", "transformer-engine")),
+        Stage("baselines", 1, ("numpy",)),
+        Stage("conversations", 1, ()),
+        Stage("pack", 1, ("tokenizers", "transformers")),
+        Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
+        Stage("export", 1, ("torch", "safetensors", "transformers")),
+        Stage("answers", 2, ("torch", "transformers")),
+        Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
+        Stage("report", 4, ("matplotlib",)),
+    )
+}
+
+TRAINING = ("pretrain", "sft")  # stages of many ranks, which mark every step
+HELD_OUT = "held_out"
+UNTRAINED = "untrained"
+SHUFFLED = "shuffled"
+FINE_TUNED = "sft"
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """One node of the graph. `section` holds the recipe keys (dotted) that decide its result."""
+
+    stage: str
+    instance: str
+    section: Mapping[str, Any]
+    upstreams: Mapping[str, "Artifact"]
+    packages: Mapping[str, str]
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", fingerprint(self.identity()))
+
+    @property
+    def name(self) -> str:
+        """`pretrain/400K`: how people call it."""
+        return f"{self.stage}/{self.instance}"
+
+    @property
+    def path(self) -> str:
+        """`pretrain/0123456789abcdef`: its folder below the store."""
+        return f"{self.stage}/{self.fingerprint}"
+
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint is taken of."""
+        return {
+            "stage": self.stage,
+            "version": STAGES[self.stage].version,
+            "section": {k: plain(v, k) for k, v in self.section.items()},
+            "packages": dict(self.packages),
+            "upstreams": {name: upstream.fingerprint for name, upstream in self.upstreams.items()},
+        }
+
+
+class Graph:
+    """Artifacts of a recipe, in the order they can be made."""
+
+    def __init__(self, recipe: Recipe, project: Path) -> None:
+        self.recipe, self._project = recipe, project
+        self._artifacts: dict[str, Artifact] = {}
+
+    def add(self, stage: str, instance: str, section: Mapping[str, Any], upstreams: Mapping[str, Artifact]) -> Artifact:
+        """Put one more artifact in the graph."""
+        packages = pins(self._project, self.recipe.environment, STAGES[stage].packages)
+        artifact = Artifact(stage, instance, section, upstreams, packages)
+        self._artifacts[artifact.name] = artifact
+        return artifact
+
+    def __iter__(self) -> Iterator[Artifact]:
+        return iter(self._artifacts.values())
+
+    def __getitem__(self, name: str) -> Artifact:
+        return self._artifacts[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._artifacts
+
+    def of(self, stage: str) -> list[Artifact]:
+        """The artifacts of one stage."""
+        return [artifact for artifact in self if artifact.stage == stage]
+
+    def by_path(self, path: str) -> Artifact:
+        """The artifact stored at `STAGE/FINGERPRINT`; KeyError when the recipe has none there."""
+        return next((a for a in self if a.path == path), None) or _raise(KeyError(path))
+
+
+def _raise(error: Exception) -> Any:
+    raise error

@@ -1,0 +1,107 @@
+"""Which keys of the recipe decide the result of which stage: an artifact's section, by dotted path.
+
+Not in any: the site, the layout over ranks, micro-batch, checkpoint interval, logging, licences, names. A key that came later
+counts only where it changes something, so that recipes without it keep their artifacts.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from athanor.recipe.fingerprint import flatten
+from athanor.recipe.schedules import decay_of
+from athanor.recipe.schema import Balance, Model, Precision, Recipe, Router, Source, SourceKind, SpikeAction, TokenOrder, Training
+
+
+def conversations_section(r: Recipe, name: str) -> dict[str, Any]:
+    """What decides a task's conversations: the source's records, its split, and how they are asked."""
+    task = r.sft.tasks[name]
+    source = source_section(r.data.sources[task.source])
+    for unused in ("licence", "domain", "max_bytes", "shards"):
+        del source[f"source.{unused}"]
+    section = flatten(task, "task")
+    del section["task.source"], section["task.taxonomy"]  # they name the task, they do not change it
+    split = only(flatten(r.data, "data"), "data.held_out_fraction", "data.split_seed")
+    return {**source, **section, **split, "tokenizer.special_tokens": r.tokenizer.special_tokens}
+
+
+def source_section(source: Source) -> dict[str, Any]:
+    """Keys that came later count only where they are used."""
+    section = flatten(source, "source")
+    if source.kind is not SourceKind.REASONING_GYM:
+        del section["source.items"], section["source.seed"]
+    return section
+
+
+def fetch_section(r: Recipe, source: Source) -> dict[str, Any]:
+    section = source_section(source)
+    del section["source.licence"], section["source.domain"]  # they name the text, they do not change it
+    return {**section, **only(flatten(r.data, "data"), "data.held_out_fraction", "data.split_seed")}
+
+
+def only(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {k: section[k] for k in keys}
+
+
+def tokenizer_section(r: Recipe) -> dict[str, Any]:
+    if r.pretrain.init_from:  # the one that those weights were trained with; nothing is trained
+        tokens = {"tokenizer.special_tokens": r.tokenizer.special_tokens, "model.vocab_size": r.model.vocab_size}
+        return {"pretrain.init_from_sha256": r.pretrain.init_from_sha256, **tokens}
+    return {**flatten(r.tokenizer, "tokenizer"), **flatten(r.pretrain.mixture, "pretrain.mixture")}
+
+
+def start_section(r: Recipe) -> dict[str, Any]:
+    section = {"seed": r.seed, **model_section(r)}
+    if r.pretrain.init_from:  # what the folder holds counts, not where it lies
+        section["pretrain.init_from_sha256"] = r.pretrain.init_from_sha256
+    return section
+
+
+def model_section(r: Recipe) -> dict[str, Any]:
+    """Keys that came later count only where they change something: recipes without them keep their artifacts."""
+    section, usual = flatten(r.model, "model"), Model()
+    for name in ("router", "shared_experts", "balance"):
+        if getattr(r.model, name) == getattr(usual, name):
+            del section[f"model.{name}"]
+    if r.model.router is not Router.LOSS_FREE:
+        del section["model.expert_bias_rate"]
+    return section
+
+
+def pretrain_section(r: Recipe, end_tokens: int, order: TokenOrder) -> dict[str, Any]:
+    domains = {f"domains.{name}": r.data.sources[name].domain for name in r.pretrain.mixture}
+    return {"token_order": order, **domains, **training_section(r, r.pretrain, "pretrain", end_tokens)}
+
+
+def training_section(r: Recipe, p: Training, name: str, end_tokens: int) -> dict[str, Any]:
+    """What decides the weights at `end_tokens`: nothing that happens later is in it."""
+    keys = ("sequence_length", "batch_tokens", "lr", "schedule", "warmup_tokens", "precision", "validation_tokens")
+    section: dict[str, Any] = {
+        "seed": r.seed,
+        "end_tokens": end_tokens,
+        **model_section(r),
+        **{f"{name}.{k}": getattr(p, k) for k in keys},
+        **flatten(p.mixture, f"{name}.mixture"),
+        **flatten(p.optimizer, f"{name}.optimizer"),
+        f"{name}.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
+    }
+    if r.model.balance is Balance.MICRO_BATCH:
+        section[f"{name}.parallel.micro_batch_size"] = p.parallel.micro_batch_size
+    if p.freeze:
+        section[f"{name}.freeze"] = sorted(p.freeze)
+    if p.precision is Precision.FP8_BLOCKWISE:
+        section["fp8_format"] = "e4m3"  # gradients were e5m2 once, and what was trained so is another result
+    section.update({f"{name}.{k}": getattr(p, k) for k in ("bf16_first_layers", "bf16_last_layers") if getattr(p, k)})
+    if p.spikes.action is not SpikeAction.LOG:
+        section.update(flatten(p.spikes, f"{name}.spikes"))
+    decay = decay_of(p)
+    if decay is not None and decay.start_tokens < end_tokens:
+        section["decay_start_tokens"] = decay.start_tokens
+        section[f"{name}.decay_tokens"], section[f"{name}.decay_shape"] = decay.tokens, decay.shape
+        section[f"{name}.min_lr"] = p.min_lr
+    return section
+
+
+def evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:
+    section = flatten(r.evaluate, "evaluate")
+    del section["evaluate.batch_size"]
+    return {**section, **domains, "max_sequence_length": r.model.max_sequence_length}
