@@ -49,3 +49,42 @@ rule answer_questions:
         **campaign.resources("answers"),
     shell:
         campaign.command("answers")
+
+
+rule roll_out_answers:
+    input:
+        campaign.inputs("rollouts"),
+    output:
+        manifest=campaign.manifest("rollouts"),
+    log:
+        campaign.log("rollouts"),
+    resources:
+        **campaign.resources("rollouts"),
+    shell:
+        campaign.command("rollouts")
+
+
+rule select_answers:
+    input:
+        campaign.inputs("selection"),
+    output:
+        manifest=campaign.manifest("selection"),
+    log:
+        campaign.log("selection"),
+    resources:
+        **campaign.resources("selection"),
+    shell:
+        campaign.command("selection")
+
+
+rule learn_offline:
+    input:
+        campaign.inputs("offline"),
+    output:
+        manifest=campaign.manifest("offline"),
+    log:
+        campaign.log("offline"),
+    resources:
+        **campaign.resources("offline"),
+    shell:
+        campaign.command("offline")

@@ -15,6 +15,7 @@ from athanor.evaluation.results import (
     CurvePoint,
     PassRates,
     ResultsError,
+    Selected,
     TaskLoss,
     Training,
     join,
@@ -147,7 +148,7 @@ def test_fine_tuning_is_told_beside_what_it_must_beat(results: CampaignResults, 
         PassRates("base", "names", 32, 4, 0.0, 0.0, 0.1, 0.02, 0.5, 0.0625),
         PassRates("sft", "names", 32, 4, 0.5, 0.09, 0.25, 0.05, 0.0, 0.0625),
     ]
-    tuned = replace(results, tasks=tasks, answers=answers)
+    tuned = replace(results, tasks=tasks, answers=answers, selected=[Selected("names", 192, 40, 100, 2, 50, 12, 0.0625)])
     names = write_figures(tmp_path, tuned)
     assert "figures/fine_tuning.svg" in names
     write_results(tmp_path / "results.json", tuned)
@@ -157,7 +158,12 @@ def test_fine_tuning_is_told_beside_what_it_must_beat(results: CampaignResults, 
     assert [row["greedy"] for row in found["answers"]] == [0.0, 0.5]
     write_summary(tmp_path / "summary.html", tuned, {}, [tmp_path / name for name in names])
     page = (tmp_path / "summary.html").read_text()
-    assert "Fine-tuning: loss of held-out responses" in page and "0.500 ± 0.090" in page and "0.062" in page
+    assert (
+        "Fine-tuning: loss of held-out responses" in page
+        and "0.500 ± 0.090" in page
+        and "0.062" in page
+        and "questions whose best answers" in page
+    )
     assert "Fine-tuning" not in _page(tmp_path / "bare", results)
 
 

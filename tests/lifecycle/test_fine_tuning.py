@@ -1,10 +1,11 @@
-"""Fine-tuning behind a finished pretraining: nothing before it runs again, and a killed run ends in the same bytes."""
+"""Fine-tuning and offline RL behind a finished pretraining: nothing before runs again, and killed runs end in the same bytes."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from athanor.data.conversations import answer_of, read_conversations
 from tests.lifecycle.project import Project, recipe, wait_until
 
 pytestmark = pytest.mark.slow
@@ -15,9 +16,14 @@ SFT = {
             "source": "prose",
             "turns": [{"prompts": ["Name {path}", "What is {path}?"], "response": "{name}"}],
             "taxonomy": ["language", "reading", "recall"],
-        }
+        },
+        "sums": {
+            "source": "sums",
+            "turns": [{"prompts": ["{expression}"], "response": "{answer}"}],
+            "taxonomy": ["mathematics", "arithmetic", "sums"],
+        },
     },
-    "mixture": {"files": 1},
+    "mixture": {"files": 1, "sums": 1},
     "token_budget": 16384,
     "sequence_length": 64,
     "batch_tokens": 512,
@@ -27,12 +33,44 @@ SFT = {
     "parallel": {"ranks": 2, "expert": 2},
     "checkpoint": {"every_tokens": 2048},
 }
+OFFLINE = {
+    "mixture": {"sums": 1},
+    "prompts": 48,
+    "samples": 8,
+    "max_new_tokens": 8,
+    "second_model": True,
+    "filter": {"floor": 0.5},
+    "controls": True,
+    "token_budget": 4096,
+    "sequence_length": 64,
+    "batch_tokens": 512,
+    "warmup_tokens": 512,
+    "parallel": {"ranks": 2, "expert": 2},
+    "checkpoint": {"every_tokens": 1024},
+}
+# Sums of one digit: an answer is right by chance often enough.
+SUMS = {
+    "kind": "reasoning_gym",
+    "package": "chain_sum",
+    "version": "0.1.25",
+    "licence": "Apache-2.0",
+    "domain": "arithmetic",
+    "format": "rows",
+    "entity": "{question}",
+    "items": 600,
+    "options": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
+}
 RESULTS = ("curve.jsonl", "validation.json", "validation_start.json")
+AFTER = {"conversations", "pack", "sft", "answers", "rollouts", "selection", "offline"}
+ANSWERED = ("scored.jsonl", "best.jsonl.gz", "drawn.jsonl.gz", "selection.json")
 
 
 def with_fine_tuning(project: Project) -> Project:
     """The project's campaign goes on with fine-tuning."""
-    project.write_recipe("tiny", recipe() | {"sft": SFT})
+    data = recipe()
+    data["data"]["licences_allowed"] = [*data["data"]["licences_allowed"], "Apache-2.0"]
+    data["data"]["sources"] = data["data"]["sources"] | {"sums": SUMS}
+    project.write_recipe("tiny", data | {"sft": SFT, "offline": OFFLINE})
     locked = project.athanor("recipe", "lock", "tiny")
     assert locked.returncode == 0, locked.stderr
     return project
@@ -42,8 +80,10 @@ def with_fine_tuning(project: Project) -> Project:
 def tuned(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Fine-tuned without disturbance."""
     project = with_fine_tuning(finished.copy(tmp_path_factory.mktemp("tuned") / "project"))
-    before = {stage for stage in project.to_run() if not stage.startswith(("conversations", "pack", "sft", "answers"))}
-    assert before == {"export/sft", "report/campaign"}, "what was trained is not trained again"
+    again = {stage.split("/")[0] for stage in project.to_run()} - AFTER
+    assert again == {"export", "report"}, "what was trained is not trained again"
+    exported = {stage for stage in project.to_run() if stage.startswith("export/")}
+    assert all(stage.startswith(("export/sft", "export/offline")) for stage in exported)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -62,29 +102,56 @@ def test_exported_model_chats_by_its_own_template(tuned: Project) -> None:
 
 
 def test_report_has_each_tasks_loss_before_and_behind(tuned: Project) -> None:
-    [task] = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["tasks"]
-    assert task["task"] == "files" and task["tokens"] > 0
+    [task, other] = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["tasks"]
+    assert (task["task"], other["task"]) == ("files", "sums") and task["tokens"] > 0
     assert task["model"] < task["base"] - 1.0 and task["shuffled"] is None
     assert (tuned.folder_of("report/campaign") / "figures" / "fine_tuning.svg").is_file()
 
 
 def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) -> None:
     found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
-    assert {(row["model"], row["task"]) for row in found} == {("base", "files"), ("sft", "files")}
+    models = ("base", "sft", "offline", "offline-drawn", "offline-more")
+    assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in ("files", "sums")}
     lines = [json.loads(line) for line in (tuned.folder_of("answers/sft") / "answers.jsonl").read_text().splitlines()]
     for way in ("greedy", "sampled"):
-        [rate] = json.loads((tuned.folder_of("answers/sft") / "pass_rates.json").read_text())[way]
-        answers = [line for line in lines if line["way"] == way]
+        [rate, _] = json.loads((tuned.folder_of("answers/sft") / "pass_rates.json").read_text())[way]
+        answers = [line for line in lines if line["way"] == way and line["task"] == "files"]
         assert rate["rate"] == pytest.approx(sum(line["right"] for line in answers) / len(answers))
         assert {line["expected"] for line in answers} <= {f"{i:03d}.txt" for i in range(60)}
 
 
-def test_killed_ranks_of_fine_tuning_end_in_the_same_bytes(tuned: Project, finished: Project, tmp_path: Path) -> None:
+def test_best_answers_are_right_ones_of_questions_worth_learning(tuned: Project) -> None:
+    selection = json.loads((tuned.folder_of("selection/sums") / "selection.json").read_text())
+    scored = {}
+    for model in ("sft", "sft-second"):
+        lines = (tuned.folder_of(f"rollouts/sums-{model}") / "scored.jsonl").read_text().splitlines()
+        scored[model] = [json.loads(line) for line in lines]
+        assert len(lines) == 48 * 8
+    assert scored["sft"] != scored["sft-second"]
+    learnt = list(read_conversations(tuned.folder_of("selection/sums") / "best.jsonl.gz"))
+    assert len(learnt) == selection["kept"] > 0
+    for conversation in learnt:
+        both = [row for rows in scored.values() for row in rows if row["prompt"] == conversation.id]
+        assert selection["pass_rates"][conversation.id] == sum(row["right"] for row in both) / 16 < 1.0
+        assert answer_of(conversation) in {r["text"] for r in scored["sft"] if r["prompt"] == conversation.id and r["right"]}
+    control = list(read_conversations(tuned.folder_of("selection/sums") / "drawn.jsonl.gz"))
+    assert [c.id for c in control] == [c.id for c in learnt] and [c.messages for c in control] != [c.messages for c in learnt]
+
+
+def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, finished: Project, tmp_path: Path) -> None:
     project = with_fine_tuning(finished.copy(tmp_path / "project"))
     driver = project.start_snakemake()
     wait_until(lambda: any(project.store.glob("sft/*/checkpoints/*/state.json")), "a checkpoint")
     assert project.kill_ranks("sft") == 2
+    wait_until(lambda: project.kill_ranks("rollouts"), "rollouts")
+    assert driver.wait(timeout=600) != 0, "nobody knows why a lone rank was killed: it is not started again unasked"
+    driver = project.start_snakemake()
+    wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
+    project.kill_ranks("offline")  # none where it has just ended
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
-    for file in RESULTS:
-        assert (project.folder_of("sft/model") / file).read_bytes() == (tuned.folder_of("sft/model") / file).read_bytes(), file
+    made = {"sft/model": RESULTS, "offline/model": RESULTS, "offline/more": RESULTS, "rollouts/sums-sft": ANSWERED[:1]}
+    for artifact, files in (made | {"selection/sums": ANSWERED[1:]}).items():
+        for file in files:
+            one, other = (p.folder_of(artifact) / file for p in (project, tuned))
+            assert one.read_bytes() == other.read_bytes(), (artifact, file)
     assert project.athanor("verify", "--deep").returncode == 0

@@ -25,11 +25,13 @@ SFT = {
     },
 }
 
+OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}}
+
 
 def with_entries(data: dict[str, Any]) -> dict[str, Any]:
     """A recipe's data with one entry in every list and table that the schema has entries for."""
-    data["sft"] = copy.deepcopy(SFT)
-    for section in ("pretrain", "sft"):
+    data["sft"], data["offline"] = copy.deepcopy(SFT), copy.deepcopy(OFFLINE)
+    for section in ("pretrain", "sft", "offline"):
         data[section]["batch_switches"] = [dict(SWITCH)]
     return data
 

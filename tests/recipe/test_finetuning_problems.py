@@ -52,6 +52,35 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         {"data.sources.prose.items": 5},
         "data.sources.prose.items=5: only data.sources.prose.kind=reasoning_gym generates problems; leave it out",
     ),
+    "nothing to start offline RL from": (
+        {"sft.mixture": {}, "sft.tasks": {}, "offline.mixture": {"ask": 1}},
+        "offline.mixture=['ask']: there is no fine-tuned model to start from; give sft.tasks and sft.mixture",
+    ),
+    "offline RL on an unknown task": (
+        {"offline.mixture": {"ask": 1, "tell": 1}},
+        "offline.mixture.tell=1.0: no such task; sft.tasks has ask",
+    ),
+    "windows of another length": (
+        {"offline.sequence_length": 64},
+        "offline.sequence_length=64: held-out conversations are packed in windows of sft.sequence_length; use 128",
+    ),
+    "every question too easy or too hard": (
+        {"offline.filter": {"drop_from": 0.2, "drop_up_to": 0.2}},
+        "offline.filter.drop_up_to=0.2: no pass rate lies between it and offline.filter.drop_from=0.2; lower it",
+    ),
+    "no room for a question": (
+        {"offline.max_new_tokens": 512},
+        "offline.max_new_tokens=512: leaves no room for a question in model.max_sequence_length=512; lower it",
+    ),
+    "pattern that is none": (
+        {"offline.forbidden": ["kill", "("]},
+        "offline.forbidden[1]='(': is no regular expression: missing ), unterminated subpattern at position 0",
+    ),
+    "several windows a micro-batch offline": (
+        {"offline.parallel.micro_batch_size": 2},
+        "offline.parallel.micro_batch_size=2: a micro-batch is one packed window; use 1, and a longer "
+        "offline.sequence_length for larger ones",
+    ),
     "neither turns nor messages": (
         {"sft.tasks.ask.turns": []},
         "sft.tasks.ask.turns=0: a conversation is made of turns, or is a field of the record already (messages): "

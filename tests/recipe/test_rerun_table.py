@@ -9,18 +9,21 @@ from athanor.recipe.comparison import changed_keys, compare_stages
 from athanor.recipe.graph import STAGES
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import read_recipe
-from athanor.recipe.schema import Recipe, Sft
+from athanor.recipe.schema import Recipe, Training
 from tests.recipe.projects import Project, base, make_project, put
 from tests.recipe.schema_walk import places, with_entries
 
 NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})
 ANSWERS = REPORT | {"answers"}
-SFT = ANSWERS | {"sft", "export"}  # the model that was fine-tuned is exported
-PACK = SFT | {"pack"}
+OFFLINE = ANSWERS | {"offline", "export"}  # the model that was trained is exported
+SELECTION = OFFLINE | {"pack", "selection"}
+ROLLOUTS = SELECTION | {"rollouts"}
+SFT = ROLLOUTS | {"sft"}
+PACK = SFT
 CONVERSATIONS = PACK | {"conversations"}
 EVALUATE = REPORT | {"evaluate"}
-EXPORT = EVALUATE | ANSWERS | {"export"}
+EXPORT = EVALUATE | ROLLOUTS | {"export"}
 PRETRAIN = EXPORT | SFT | {"pretrain"}
 VALIDATION = PRETRAIN | {"baselines"}
 TOKENIZER = VALIDATION | PACK | {"tokenizer", "tokenize"}
@@ -138,15 +141,35 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
 
 TASK = "sft.tasks.ask"
 # What fine-tuning has in common with pretraining reruns it alone.
-OF_BOTH = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Sft(), key.split(".")[1])}
-RERUN |= {key.replace("pretrain", "sft", 1): (value, SFT if stages else NOTHING) for key, (value, stages) in OF_BOTH.items()}
+OF_ALL = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Training(), key.split(".")[1])}
+for section, again in (("sft", SFT), ("offline", OFFLINE)):
+    RERUN |= {
+        key.replace("pretrain", section, 1): (value, again if stages else NOTHING) for key, (value, stages) in OF_ALL.items()
+    }
 RERUN |= {
     "sft.sequence_length": (256, PACK),
     "sft.mixture": ({"ask": 2}, SFT),
-    "sft.shuffled_control": (True, PACK),  # one more model beside the other
+    "sft.shuffled_control": (True, ANSWERS | {"pack", "sft", "export"}),  # one more model beside the other
     "sft.answers.prompts": (32, ANSWERS),
     "sft.answers.samples": (2, ANSWERS),
     "sft.answers.max_new_tokens": (32, ANSWERS),
+    "offline.sequence_length": (256, OFFLINE | {"pack"}),
+    "offline.mixture": ({"ask": 2}, OFFLINE),
+    "offline.controls": (True, OFFLINE | {"pack"}),  # more models beside the other
+    "offline.second_model": (True, SELECTION | {"sft", "export", "rollouts"}),
+    "offline.prompts": (100, ROLLOUTS),
+    "offline.samples": (4, ROLLOUTS),
+    "offline.temperature": (0.7, ROLLOUTS),
+    "offline.top_p": (0.9, ROLLOUTS),
+    "offline.top_k": (50, ROLLOUTS),
+    "offline.max_new_tokens": (32, ROLLOUTS),
+    "offline.forbidden": (["kill"], ROLLOUTS),
+    "offline.filter.drop_from": (0.9, SELECTION),
+    "offline.filter.drop_up_to": (0.1, SELECTION),
+    "offline.filter.floor": (0.5, SELECTION),
+    "offline.weights.accuracy": (2, SELECTION),
+    "offline.weights.fluency": (1, SELECTION),
+    "offline.weights.safety": (2, SELECTION),
     f"{TASK}.source": ("chemistry", CONVERSATIONS),
     f"{TASK}.extract": ("functions", CONVERSATIONS),
     f"{TASK}.system": ("Be brief.", CONVERSATIONS),
@@ -187,7 +210,7 @@ def test_table_has_every_key_of_the_recipe() -> None:
     sections = {place.path for place in places(Recipe) if is_dataclass(place.hint)}
     of_sources = {p.path for p in places(Recipe) if get_args(p.hint) and is_dataclass(get_args(p.hint)[-1])}
     leaves = {place.path for place in places(Recipe)} - sections - of_sources
-    assert set(RERUN) - {"pretrain.batch_switches", "sft.batch_switches"} == leaves
+    assert set(RERUN) - {f"{section}.batch_switches" for section in Recipe().__dict__} == leaves
 
 
 @pytest.mark.parametrize(("key", "value"), [("items", 200), ("seed", 1), ("options", {"max_terms": 4}), ("package", "gcd")])

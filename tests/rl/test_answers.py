@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,11 @@ def test_every_shard_says_which_model_and_settings_it_is_of(tmp_path: Path) -> N
 
 def test_page_holds_every_answer_and_no_text_of_one_is_markup(tmp_path: Path) -> None:
     hostile = "</script><script>alert(1)</script>"
-    write_samples(tmp_path / "samples.html", "tiny <b>", [ANSWER, replace(ANSWER, text=hostile)])
+    write_samples(
+        tmp_path / "samples.html",
+        "tiny <b>",
+        [asdict(ANSWER), asdict(replace(ANSWER, text=hostile)) | {"scores": {"fluency": 0.5}}],
+    )
     page = (tmp_path / "samples.html").read_text()
     assert "tiny &lt;b&gt;" in page and "<b>" not in page
     begin = page.index('id="answers">') + len('id="answers">')

@@ -12,7 +12,7 @@ from rich.table import Table
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.report import REPORT
-from athanor.recipe.graph import SHUFFLED, STAGES, UNTRAINED, Artifact
+from athanor.recipe.graph import STAGES, UNTRAINED, Artifact
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
 FACTS = 4  # shown a row
@@ -99,12 +99,11 @@ def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     report = campaign.folder / REPORT
     if report.is_file():
         rows.insert(0, ("report", str(report)))
-    controls = (UNTRAINED, f"sft-{SHUFFLED}")
     models = [
         artifact
         for artifact in campaign.lifecycle.of("export")
-        if artifact.instance not in controls and campaign.store.is_done(artifact)
-    ]
+        if artifact.instance != UNTRAINED and "-" not in artifact.instance and campaign.store.is_done(artifact)
+    ]  # `sft-shuffled`, `offline-drawn` and their like are there to compare with
     if models:
         rows.append(("model (transformers)", str(campaign.folder / "export" / models[-1].instance / "model")))
     return rows

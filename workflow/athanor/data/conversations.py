@@ -16,9 +16,10 @@ from athanor.data.functions import documented_functions
 from athanor.data.sources.reasoning_gym_problems import ENTRY
 from athanor.data.split import is_held_out
 from athanor.data.template import Template
-from athanor.recipe.schema import Data, Extract, SftTask, Source, SourceKind
+from athanor.recipe.schema import Data, Extract, Responses, SftTask, Source, SourceKind
 
 TRAINING_FILE, HELD_OUT_FILE = "train.jsonl.gz", "held_out.jsonl.gz"
+SELECTED = (Responses.BEST, Responses.DRAWN)  # of what models answered
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -223,6 +224,11 @@ def _texts(value: Any) -> Iterator[str]:
 def _place(identity: str, seed: int) -> bytes:
     key = seed.to_bytes(16, "little")
     return blake2b(identity.encode(errors="surrogateescape"), digest_size=16, key=key, person=b"conversation").digest()
+
+
+def training_file(kind: Responses) -> str:
+    """Where conversations to train on are kept: the task's, or those that a selection made."""
+    return f"{kind}.jsonl.gz" if kind in SELECTED else TRAINING_FILE
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:

@@ -93,6 +93,20 @@ class PassRates:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """The training questions of one task of offline RL, and those whose best answers were learnt from."""
+
+    task: str
+    questions: int
+    kept: int
+    unanswered: int  # no right answer among the model's
+    easy: int
+    hard: int
+    kept_by_floor: int  # hard ones among the kept
+    pass_rate: float  # mean over the questions
+
+
+@dataclass(frozen=True)
 class CampaignResults:
     """Everything a report shows. Milestones are in order of tokens; the last one is the campaign's model."""
 
@@ -103,6 +117,7 @@ class CampaignResults:
     scores: Sequence[ScoreRow]
     tasks: Sequence[TaskLoss] = ()  # of fine-tuning
     answers: Sequence[PassRates] = ()
+    selected: Sequence[Selected] = ()
 
     @property
     def final(self) -> Training:
@@ -159,6 +174,13 @@ def read_pass_rates(model: str, path: Path) -> list[PassRates]:
     ]
 
 
+def read_selected(task: str, path: Path) -> Selected:
+    """What stage `selection` kept of a task's questions."""
+    found = json.loads(path.read_text())
+    rates = list(found.pop("pass_rates").values())
+    return Selected(task, len(rates), **found, pass_rate=sum(rates) / len(rates))
+
+
 def join(
     name: str,
     trainings: Sequence[Training],
@@ -167,6 +189,7 @@ def join(
     scores: Sequence[ScoreRow],
     tasks: Sequence[TaskLoss] = (),
     answers: Sequence[PassRates] = (),
+    selected: Sequence[Selected] = (),
 ) -> CampaignResults:
     """Put a campaign's measurements together. Raises ResultsError when a domain of the model has no baseline."""
     if not trainings:
@@ -188,7 +211,7 @@ def join(
         )
         for domain, loss in sorted(final.validation.items())
     ]
-    return CampaignResults(name, milestones, shuffled, domains, scores, tasks, answers)
+    return CampaignResults(name, milestones, shuffled, domains, scores, tasks, answers, selected)
 
 
 def write_results(path: Path, results: CampaignResults) -> None:
@@ -212,5 +235,6 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "scores": [asdict(row) for row in results.scores],
             "tasks": [{**asdict(task), "margins": task.margins} for task in results.tasks],
             "answers": [asdict(rates) for rates in results.answers],
+            "selected": [asdict(selected) for selected in results.selected],
         },
     )

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from athanor.evaluation.figures import task_label
-from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, TaskLoss
+from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss
 from athanor.evaluation.scores import ScoreRow
 
 SUMMARY_FILE = "summary.html"
@@ -40,6 +40,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 {_score_table(results.scores)}
 {_fine_tuning(results.tasks)}
 {_answers(results.answers)}
+{_selected(results.selected)}
 <h2>Milestones: held-out loss, nats per token</h2>
 {_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
 <h2>Figures</h2>
@@ -89,6 +90,30 @@ def _answers(rates: Sequence[PassRates]) -> str:
         for r in sorted(rates, key=lambda r: (r.task, r.model))
     ]
     return f"<h2>Answers to held-out questions</h2>\n{_table(head, rows, model_column=3)}"
+
+
+def _selected(tasks: Sequence[Selected]) -> str:
+    if not tasks:
+        return ""
+    head = [
+        "task",
+        "questions",
+        "learnt from",
+        "of these too hard",
+        "without a right answer",
+        "too easy",
+        "too hard",
+        "pass rate",
+    ]
+    rows = [
+        [
+            escape(t.task),
+            *(f"{n:,}" for n in (t.questions, t.kept, t.kept_by_floor, t.unanswered, t.easy, t.hard)),
+            f"{t.pass_rate:.3f}",
+        ]
+        for t in tasks
+    ]
+    return f"<h2>Offline RL: questions whose best answers were learnt</h2>\n{_table(head, rows, model_column=2)}"
 
 
 def _score_table(rows: Sequence[ScoreRow]) -> str:

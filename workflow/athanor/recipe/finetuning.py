@@ -1,16 +1,18 @@
-"""Rules of the section `sft`: tasks whose turns can be filled, and what packed conversations allow."""
+"""Rules of the sections `sft` and `offline`: tasks whose turns can be filled, and what packed conversations allow."""
 
+import re
 from collections.abc import Iterator
 
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Recipe, SftTask
+from athanor.recipe.schema import Recipe, SftTask, Training
 
 TURN_BEGINS, TURN_ENDS = "<|im_start|>", "<|im_end|>"  # ChatML, the format of the Qwen family
 TAXONOMY_LEVELS = 3
 
 
 def illegal_finetuning(r: Recipe) -> Iterator[Problem]:
-    """Everything wrong with `sft` beyond what any training may have."""
+    """Everything wrong with `sft` and `offline` beyond what any training may have."""
+    yield from _offline(r)
     if not r.sft.tasks:
         if r.sft.mixture:
             yield Problem("sft.mixture", list(r.sft.mixture), "there are no sft.tasks; declare them, or leave the mixture out")
@@ -19,7 +21,7 @@ def illegal_finetuning(r: Recipe) -> Iterator[Problem]:
         yield from _task(r, task, f"sft.tasks.{name}")
         if not name.replace("_", "").isalnum():
             yield Problem(f"sft.tasks.{name}", None, "a task's name is letters, digits and _ (it becomes a file name)")
-    yield from _packed(r)
+    yield from _packed(r.sft, "sft")
     missing = [token for token in (TURN_BEGINS, TURN_ENDS) if token not in r.tokenizer.special_tokens]
     if missing and not r.pretrain.init_from:
         advice = f"conversations are written with {' and '.join(missing)}; add it"
@@ -44,15 +46,40 @@ def _task(r: Recipe, task: SftTask, where: str) -> Iterator[Problem]:
         yield Problem(f"{where}.taxonomy", task.taxonomy, advice)
 
 
-def _packed(r: Recipe) -> Iterator[Problem]:
+def _offline(r: Recipe) -> Iterator[Problem]:
+    o, section = r.offline, "offline"
+    if not r.learns_offline:
+        return
+    if not r.sft.mixture:
+        yield Problem(
+            f"{section}.mixture", list(o.mixture), "there is no fine-tuned model to start from; give sft.tasks and sft.mixture"
+        )
+    if o.sequence_length != r.sft.sequence_length:
+        advice = f"held-out conversations are packed in windows of sft.sequence_length; use {r.sft.sequence_length}"
+        yield Problem(f"{section}.sequence_length", o.sequence_length, advice)
+    if o.filter.drop_up_to >= o.filter.drop_from:
+        advice = f"no pass rate lies between it and {section}.filter.drop_from={o.filter.drop_from:g}; lower it"
+        yield Problem(f"{section}.filter.drop_up_to", o.filter.drop_up_to, advice)
+    if o.max_new_tokens >= r.model.max_sequence_length:
+        advice = f"leaves no room for a question in model.max_sequence_length={r.model.max_sequence_length}; lower it"
+        yield Problem(f"{section}.max_new_tokens", o.max_new_tokens, advice)
+    for number, pattern in enumerate(o.forbidden):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield Problem(f"{section}.forbidden[{number}]", pattern, f"is no regular expression: {error}")
+    yield from _packed(o, section)
+
+
+def _packed(t: Training, section: str) -> Iterator[Problem]:
     """A micro-batch is one window of whole conversations, told apart by where they end."""
-    p, where = r.sft.parallel, "sft.parallel"
+    p, where = t.parallel, f"{section}.parallel"
     if p.micro_batch_size != 1:
-        advice = "a micro-batch is one packed window; use 1, and a longer sft.sequence_length for larger ones"
+        advice = f"a micro-batch is one packed window; use 1, and a longer {section}.sequence_length for larger ones"
         yield Problem(f"{where}.micro_batch_size", p.micro_batch_size, advice)
     if p.context != 1:
         advice = "a context rank would hold parts of conversations, which the local attention cannot tell apart; use 1"
         yield Problem(f"{where}.context", p.context, advice)
-    if r.sft.noise_scale_every_steps:
+    if t.noise_scale_every_steps:
         advice = "counts every token of a batch, and here responses alone count; use 0"
-        yield Problem("sft.noise_scale_every_steps", r.sft.noise_scale_every_steps, advice)
+        yield Problem(f"{section}.noise_scale_every_steps", t.noise_scale_every_steps, advice)

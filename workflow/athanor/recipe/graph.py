@@ -33,16 +33,21 @@ STAGES: dict[str, Stage] = {
         Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
         Stage("answers", 2, ("torch", "transformers")),
+        Stage("rollouts", 1, ("torch", "transformers")),
+        Stage("selection", 1, ()),
+        Stage("offline", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 4, ("matplotlib",)),
     )
 }
 
-TRAINING = ("pretrain", "sft")  # stages of many ranks, which mark every step
+TRAINING = ("pretrain", "sft", "offline")  # stages of many ranks, which mark every step
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
 SHUFFLED = "shuffled"
 FINE_TUNED = "sft"
+SECOND = "second"  # the fine-tuned model whose pass rates count beside the first one's
+MORE = "more"  # the control that goes on with the conversations of fine-tuning
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,41 +1,115 @@
-"""The graph behind pretraining: conversations, models that learn from them, and what these answer."""
+"""The graph behind pretraining: conversations, models that learn from them, what these answer, and what is learnt from that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
-from athanor.recipe.graph import FINE_TUNED, SHUFFLED, Artifact, Graph
+from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, Artifact, Graph
 from athanor.recipe.schema import Recipe, Responses
-from athanor.recipe.sections import conversations_section, model_section, training_section
+from athanor.recipe.sections import (
+    conversations_section,
+    model_section,
+    pack_section,
+    rollouts_section,
+    selection_section,
+    training_section,
+)
 
 
-def fine_tune(r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
-    """Conversations, packed, and the model that was trained on them from `base`; its control has others' responses. All are asked
-    what was held out; `base_model` is the export of `base`."""
-    packs: dict[Responses, dict[str, Artifact]] = {}
-    kinds = [Responses.OWN, Responses.SHUFFLED] if r.sft.shuffled_control else [Responses.OWN]
-    made = {name: graph.add("conversations", name, conversations_section(r, name), {}) for name in r.sft.mixture}
-    for kind in kinds:
-        for name in r.sft.mixture:
-            label = name if kind is Responses.OWN else f"{name}-{SHUFFLED}"
-            section = {"sft.sequence_length": r.sft.sequence_length, "responses": kind}
-            section |= {} if kind is Responses.OWN else {"seed": r.seed}
-            upstreams = {"conversations": made[name], "tokenizer": tokenizer}
-            packs.setdefault(kind, {})[name] = graph.add("pack", label, section, upstreams)
-    trained = {}
-    for kind, conversations in packs.items():
+def post_train(r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
+    """Everything behind the last milestone `base`, whose export is `base_model`. Returns what the report reads."""
+    return _PostTraining(r, graph, tokenizer).lay_out(base, base_model)
+
+
+@dataclass
+class _PostTraining:
+    r: Recipe
+    graph: Graph
+    tokenizer: Artifact
+
+    def lay_out(self, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
+        """Fine-tuning and its control, offline RL and its controls; all models are asked what was held out."""
+        r = self.r
+        made = {
+            name: self.graph.add("conversations", name, conversations_section(r, name), {})
+            for name in dict.fromkeys([*r.sft.mixture, *(r.offline.mixture if r.learns_offline else ())])
+        }
+        own = {name: self._pack(name, Responses.OWN, conversations) for name, conversations in made.items()}
+        tuned = self._fine_tune(base, own, made)
+        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()}
+        models = {"base": base_model, FINE_TUNED: self._export(FINE_TUNED, tuned["model"])}
+        if SECOND in tuned:
+            models[f"sft-{SECOND}"] = self._export(f"sft-{SECOND}", tuned[SECOND])
+        if SHUFFLED in tuned and r.sft.answers.prompts:  # the control is exported to be asked
+            models[f"sft-{SHUFFLED}"] = self._export(f"sft-{SHUFFLED}", tuned[SHUFFLED])
+        if r.learns_offline:
+            policies = [models[label] for label in (FINE_TUNED, f"sft-{SECOND}") if label in models]
+            learnt, selections = self._learn_offline(tuned["model"], policies, own, made)
+            trained |= {f"offline-{label}": artifact for label, artifact in learnt.items()} | selections
+            for label, artifact in learnt.items():
+                if label == "model" or r.sft.answers.prompts:
+                    name = "offline" if label == "model" else f"offline-{label}"
+                    models[name] = self._export(name, artifact)
+        asked = {label: model for label, model in models.items() if label != f"sft-{SECOND}"}
+        return trained | (self._ask(asked, made) if r.sft.answers.prompts else {})
+
+    def _pack(self, name: str, kind: Responses, conversations: Artifact) -> Artifact:
+        label = name if kind is Responses.OWN else f"{name}-{kind}"
+        upstreams = {"conversations": conversations, "tokenizer": self.tokenizer}
+        return self.graph.add("pack", label, pack_section(self.r, kind), upstreams)
+
+    def _fine_tune(self, base: Artifact, own: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        r = self.r
         section = training_section(r, r.sft, "sft", r.sft.token_budget)
-        label = "model" if kind is Responses.OWN else SHUFFLED
-        held_out = {f"held_out-{name}": pack for name, pack in packs[Responses.OWN].items()} if kind is not Responses.OWN else {}
-        trained[f"sft-{label}"] = graph.add("sft", label, section, {"start": base, **conversations, **held_out})
-    models = {"base": base_model}
-    for name, artifact in trained.items():
-        if name != "sft-model" and not r.sft.answers.prompts:
-            continue  # the control is exported to be asked
-        label = FINE_TUNED if name == "sft-model" else name
-        section = {**model_section(r), **flatten(r.export, "export"), "chat": True}
-        models[label] = graph.add("export", label, section, {"checkpoint": artifact, "tokenizer": tokenizer})
-    asked = {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture)}
-    if not r.sft.answers.prompts:
-        return trained
-    answers = {
-        f"answers-{label}": graph.add("answers", label, asked, {"model": model, **made}) for label, model in models.items()
-    }
-    return {**trained, **answers}
+        packs = {name: own[name] for name in r.sft.mixture}
+        tuned = {"model": self.graph.add("sft", "model", section, {"start": base, **packs})}
+        if r.learns_offline and r.offline.second_model:
+            tuned[SECOND] = self.graph.add("sft", SECOND, {**section, "order": SECOND}, {"start": base, **packs})
+        if r.sft.shuffled_control:
+            others = {name: self._pack(name, Responses.SHUFFLED, made[name]) for name in r.sft.mixture}
+            tuned[SHUFFLED] = self.graph.add("sft", SHUFFLED, section, {"start": base, **others, **_held_out(packs)})
+        return tuned
+
+    def _learn_offline(
+        self, start: Artifact, policies: list[Artifact], own: Mapping[str, Artifact], made: Mapping[str, Artifact]
+    ) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
+        """The models that learn from answers, and the selections these are chosen by."""
+        r = self.r
+        selections = {}
+        for task in r.offline.mixture:
+            upstreams = {"conversations": made[task]}
+            for policy in policies:
+                asked = {"model": policy, "conversations": made[task]}
+                rolled = self.graph.add("rollouts", f"{task}-{policy.instance}", rollouts_section(r), asked)
+                upstreams[f"rollouts-{policy.instance}"] = rolled
+            selections[f"selection-{task}"] = self.graph.add("selection", task, selection_section(r), upstreams)
+        held_out = _held_out({name: own[name] for name in r.sft.mixture})
+        section = training_section(r, r.offline, "offline", r.offline.token_budget)
+        learnt = {}
+        for label, kind in (("model", Responses.BEST), (Responses.DRAWN.value, Responses.DRAWN)):
+            if label == "model" or r.offline.controls:
+                packs = {task: self._pack(task, kind, selections[f"selection-{task}"]) for task in r.offline.mixture}
+                learnt[label] = self.graph.add("offline", label, section, {"start": start, **packs, **held_out})
+        if r.offline.controls:
+            section = training_section(r, replace(r.offline, mixture=r.sft.mixture), "offline", r.offline.token_budget)
+            packs = {name: own[name] for name in r.sft.mixture}
+            learnt[MORE] = self.graph.add("offline", MORE, section, {"start": start, **packs, **held_out})
+        return learnt, selections
+
+    def _export(self, label: str, checkpoint: Artifact) -> Artifact:
+        section = {**model_section(self.r), **flatten(self.r.export, "export"), "chat": True}
+        return self.graph.add("export", label, section, {"checkpoint": checkpoint, "tokenizer": self.tokenizer})
+
+    def _ask(self, models: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        r = self.r
+        section = {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture)}
+        questions = {name: made[name] for name in r.sft.mixture}
+        return {
+            f"answers-{label}": self.graph.add("answers", label, section, {"model": model, **questions})
+            for label, model in models.items()
+        }
+
+
+def _held_out(packs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """As what they are to a training that learns from others."""
+    return {f"{HELD_OUT}-{name}": pack for name, pack in packs.items()}

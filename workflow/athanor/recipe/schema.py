@@ -143,10 +143,12 @@ class Extract(StrEnum):
 
 
 class Responses(StrEnum):
-    """Whose response a prompt is trained with; the shuffled one is the negative control."""
+    """Whose response a prompt is trained with; another prompt's is the negative control of its own."""
 
     OWN = "own"
     SHUFFLED = "shuffled"
+    BEST = "best"  # of the model's own, by score
+    DRAWN = "drawn"  # any of the model's own: the negative control of the best
 
 
 class TokenOrder(StrEnum):
@@ -329,7 +331,6 @@ class Training:
         "steps between two measurements of the gradient noise scale, 0 for none; each costs a micro-batch (not identity)",
         low=0,
     )
-    shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled samples")
     optimizer: Optimizer = key(Optimizer(), "the optimizer")
     freeze: list[str] = key([], "weights to leave as they are, by name: `mlp.router`, `embedding`")
     spikes: Spikes = key(Spikes(), "spikes of loss and gradient norm")
@@ -344,6 +345,7 @@ class Pretrain(Training):
     init_from: str = key("", "Hugging Face folder whose weights training starts from, relative to the project; empty: fresh ones")
     init_from_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
     milestone_tokens: list[int] = key([], "earlier milestones, in tokens trained", unit=Unit.TOKENS, above=0)
+    shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled tokens")
 
 
 @dataclass
@@ -386,7 +388,51 @@ class Sft(Training):
     """
 
     tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
+    shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled responses")
     answers: Answers = key(Answers(), "held-out questions that are asked")
+
+
+@dataclass
+class PassRateFilter:
+    """Which questions are learnt from, by how often models answer them right; applied task by task."""
+
+    drop_from: float = key(1.0, "pass rate from which on a question is too easy", above=0, high=1)
+    drop_up_to: float = key(0.25, "pass rate up to which it is too hard", low=0, high=1)
+    floor: float = key(
+        0.25, "share of a task's rightly answered questions that are kept in any case, the least hard first", low=0, high=1
+    )
+
+
+@dataclass
+class ScoreWeights:
+    """What the components of an answer's score count; each lies between 0 and 1."""
+
+    accuracy: float = key(1.0, "a verifier calls it right", low=0)
+    fluency: float = key(0.1, "it ended by itself and does not repeat itself", low=0)
+    safety: float = key(1.0, "it holds nothing forbidden", low=0)
+
+
+@dataclass
+class Offline(Training):
+    """Offline RL: further fine-tuning on the best of N answers that the model itself gave.
+
+    Without a mixture (weights of `sft.tasks`, not only those that `sft.mixture` has) there is none. Its controls learn as many
+    tokens of any of the answers to the same questions, and of the conversations that fine-tuning had.
+    """
+
+    prompts: int = key(1000, "training questions a task that are asked; 0: no offline RL", low=0)
+    samples: int = key(8, "answers a question", low=2)
+    temperature: float = key(1.0, "of the answers", above=0, high=10)
+    top_p: float = key(1.0, "share of the likeliest tokens that may be drawn", above=0, high=1)
+    top_k: int = key(0, "number of the likeliest tokens that may be drawn, 0 for all", low=0)
+    max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
+    second_model: bool = key(
+        False, "fine-tune one more model, on samples in another order, whose pass rates count as the first one's do"
+    )
+    filter: PassRateFilter = key(PassRateFilter(), "questions that are neither too easy nor too hard")
+    weights: ScoreWeights = key(ScoreWeights(), "what makes an answer the best")
+    forbidden: list[str] = key([], "regular expressions of what no answer may hold: safety is 0 then")
+    controls: bool = key(False, "also train both controls")
 
 
 @dataclass
@@ -419,9 +465,16 @@ class Recipe:
     model: Model = key(Model(), "model")
     pretrain: Pretrain = key(Pretrain(), "continued pretraining")
     sft: Sft = key(Sft(), "supervised fine-tuning")
+    offline: Offline = key(Offline(), "offline RL on the best of the model's own answers")
     export: Export = key(Export(), "Hugging Face export")
     evaluate: Evaluate = key(Evaluate(), "evaluation")
 
     def trainings(self) -> dict[str, Training]:
         """The sections that train something, by name."""
-        return {"pretrain": self.pretrain, **({"sft": self.sft} if self.sft.tasks else {})}
+        tuned = {"sft": self.sft} if self.sft.tasks else {}
+        return {"pretrain": self.pretrain, **tuned, **({"offline": self.offline} if self.learns_offline else {})}
+
+    @property
+    def learns_offline(self) -> bool:
+        """Whether there is offline RL."""
+        return bool(self.offline.mixture and self.offline.prompts)

@@ -9,7 +9,19 @@ from typing import Any
 
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.schedules import decay_of
-from athanor.recipe.schema import Balance, Model, Precision, Recipe, Router, Source, SourceKind, SpikeAction, TokenOrder, Training
+from athanor.recipe.schema import (
+    Balance,
+    Model,
+    Precision,
+    Recipe,
+    Responses,
+    Router,
+    Source,
+    SourceKind,
+    SpikeAction,
+    TokenOrder,
+    Training,
+)
 
 
 def conversations_section(r: Recipe, name: str) -> dict[str, Any]:
@@ -30,6 +42,25 @@ def source_section(source: Source) -> dict[str, Any]:
     if source.kind is not SourceKind.REASONING_GYM:
         del section["source.items"], section["source.seed"]
     return section
+
+
+def pack_section(r: Recipe, kind: Responses) -> dict[str, Any]:
+    """What decides a task's windows beside its conversations."""
+    if kind in (Responses.BEST, Responses.DRAWN):
+        return {"offline.sequence_length": r.offline.sequence_length, "responses": kind}
+    section = {"sft.sequence_length": r.sft.sequence_length, "responses": kind}
+    return section if kind is Responses.OWN else {**section, "seed": r.seed}
+
+
+def rollouts_section(r: Recipe) -> dict[str, Any]:
+    """What decides the answers to one task's training questions, and their scores."""
+    keys = ("prompts", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "forbidden")
+    return {"seed": r.seed, **{f"offline.{k}": getattr(r.offline, k) for k in keys}}
+
+
+def selection_section(r: Recipe) -> dict[str, Any]:
+    """What decides which of them are learnt from."""
+    return {"seed": r.seed, **flatten(r.offline.filter, "offline.filter"), **flatten(r.offline.weights, "offline.weights")}
 
 
 def fetch_section(r: Recipe, source: Source) -> dict[str, Any]:

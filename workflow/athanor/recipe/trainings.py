@@ -13,9 +13,9 @@ SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (d
 
 
 def illegal_training(r: Recipe) -> Iterator[Problem]:
-    """Everything wrong with `pretrain` and, where the recipe has tasks for it, `sft`."""
+    """Everything wrong with `pretrain` and, where the recipe has them, `sft` and `offline`."""
     for section, settings in r.trainings().items():
-        known, of = (r.sft.tasks, "task") if section == "sft" else (r.data.sources, "source")
+        known, of = (r.data.sources, "source") if section == "pretrain" else (r.sft.tasks, "task")
         yield from _lengths(r, settings, section)
         yield from illegal_layout(r.model, settings, section)
         yield from illegal_batches(settings, section)

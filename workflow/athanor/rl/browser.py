@@ -1,12 +1,10 @@
 """`samples.html`: questions and answers as one self-contained page that can be searched and filtered, without a server."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-
-from athanor.rl.answers import Answer
+from typing import Any
 
 SAMPLES_FILE = "samples.html"
 SHOWN = 5_000  # answers on a page: more make it slow to open
@@ -32,7 +30,8 @@ function show() {
   count.textContent = `${found.length} of ${rows.length} answers`;
   list.replaceChildren(...found.slice(0, 200).map(r => {
     const article = document.createElement("article");
-    const facts = [r.task, r.prompt, `sample ${r.number}`, `${r.tokens} tokens`, r.finish, `${r.log_prob.toFixed(2)} nats`];
+    const facts = [r.task, r.prompt, `sample ${r.number}`, `${r.tokens} tokens`, r.finish, `${r.log_prob.toFixed(2)} nats`,
+      ...Object.entries(r.scores ?? {}).map(([name, score]) => `${name} ${score.toFixed(2)}`)];
     article.append(text("small", facts.join(" · "), ""), text("p", r.question, ""),
       text("p", r.text + (r.right ? "" : `\\n\\nexpected: ${r.expected}`), r.right ? "right" : "wrong"));
     return article;
@@ -42,11 +41,10 @@ form.addEventListener("input", show); form.addEventListener("submit", e => e.pre
 """
 
 
-def write_samples(path: Path, title: str, answers: Sequence[Answer]) -> None:
-    """Write the page; of very many answers the first SHOWN."""
-    rows = [asdict(answer) for answer in answers[:SHOWN]]
-    data = json.dumps(rows, ensure_ascii=False).replace("</", "<\\/")  # no text may end the script element
-    tasks = "".join(f"<option>{escape(task)}</option>" for task in sorted({answer.task for answer in answers}))
+def write_samples(path: Path, title: str, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Write the page; of very many answers the first SHOWN. Each has the fields of answers, and perhaps `scores` by component."""
+    data = json.dumps(answers[:SHOWN], ensure_ascii=False).replace("</", "<\\/")  # no text may end the script element
+    tasks = "".join(f"<option>{escape(task)}</option>" for task in sorted({answer["task"] for answer in answers}))
     verdicts = '<option value="">right and wrong</option><option value="true">right</option><option value="false">wrong</option>'
     more = f" The first {SHOWN:,} of {len(answers):,}." if len(answers) > SHOWN else ""
     body = f"""<h1>{escape(title)}</h1><p class="lead"><span id="count"></span>, 200 at a time.{more}</p>

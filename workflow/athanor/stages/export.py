@@ -29,7 +29,7 @@ def run(stage: StageRun) -> Outcome:
             stage.recipe.model,
             stage.recipe.export,
             progress,
-            chat=checkpoint.manifest.result.stage == "sft",
+            chat=checkpoint.manifest.result.stage in ("sft", "offline"),
         )
     except (CheckpointError, ExportError) as error:
         raise StageError(str(error)) from error

@@ -12,6 +12,7 @@ from athanor.evaluation.results import (
     join,
     read_fine_tuning,
     read_pass_rates,
+    read_selected,
     read_training,
     write_results,
 )
@@ -19,6 +20,7 @@ from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.graph import SHUFFLED, UNTRAINED
 from athanor.rl.answers import RATES_FILE
+from athanor.rl.selection import SELECTION_FILE
 
 
 def run(stage: StageRun) -> Outcome:
@@ -35,9 +37,10 @@ def run(stage: StageRun) -> Outcome:
     answers = [
         rates for artifact in _of(stage, "answers") for rates in read_pass_rates(artifact.instance, artifact.folder / RATES_FILE)
     ]
+    selected = [read_selected(a.instance, a.folder / SELECTION_FILE) for a in _of(stage, "selection")]
     rows = [row for label in sorted(scores) for row in compare_scores(scores[label], before)]
     try:
-        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks, answers)
+        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks, answers, selected)
     except ResultsError as error:
         raise StageError(str(error)) from error
 

@@ -9,8 +9,8 @@ from athanor.artifacts.run import Outcome, StageRun
 from athanor.data.mixture import PackedMixture
 from athanor.data.packing import PackedWindows
 from athanor.data.token_store import read_token_bytes
-from athanor.recipe.graph import HELD_OUT, SHUFFLED
-from athanor.recipe.schema import Sft
+from athanor.recipe.graph import HELD_OUT, SECOND, SHUFFLED
+from athanor.recipe.schema import Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL
@@ -21,33 +21,47 @@ from athanor.training.validation import HeldOut
 def run(stage: StageRun) -> Outcome:
     """Train from the weights of the artifact `start`; `validation_start.json` is what these make of the held-out responses."""
     recipe, settings = stage.recipe, stage.recipe.sft
-    control = stage.instance == SHUFFLED
-    packs = {name: stage.input_named(name).folder for name in settings.mixture}
-    measured = {name: stage.input_named(f"{HELD_OUT}-{name}" if control else name).folder for name in settings.mixture}
-    training = {name: folder / TRAIN for name, folder in packs.items()}
+    seed = recipe.seed + (stage.instance == SECOND)
+    learnt_from = "others'" if stage.instance == SHUFFLED else "own"
+    return fine_tune(stage, settings, settings.mixture, seed, learnt_from)
+
+
+def fine_tune(stage: StageRun, settings: Training, mixture: Mapping[str, float], seed: int, responses: str) -> Outcome:
+    """Train by `settings` on the packs that `mixture` names, in an order that `seed` decides.
+
+    The tasks of `sft.mixture` are what is held out; `responses` says in MLflow whose are learnt.
+    """
+    packs = {name: stage.input_named(name).folder / TRAIN for name in mixture}
+    measured = {name: _measured(stage, name) for name in stage.recipe.sft.mixture}
     task = Task(
         settings=settings,
         start=stage.input_named("start").folder / FINAL,
         end_tokens=settings.token_budget,
-        samples=lambda: PackedMixture(training, settings.mixture, settings.sequence_length, recipe.seed),
-        held_out=lambda: _held_out(settings, measured),
-        domains=tuple(settings.mixture),
+        samples=lambda: PackedMixture(packs, mixture, settings.sequence_length, seed),
+        held_out=lambda: _held_out(settings, measured, stage.recipe.sft.sequence_length),
+        domains=tuple(mixture),
         domain=lambda samples, index: samples.where(index).source,
         afresh=True,
         failures=lambda: failures_so_far(stage),
     )
     outcome = train(stage, task)
-    described = {"tokens": outcome.counters["tokens"], "responses": "others'" if control else "own"}
+    described = {"tokens": outcome.counters["tokens"], "responses": responses}
     stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), FINAL, described, "megatron")
     return outcome
 
 
-def _held_out(settings: Sft, folders: Mapping[str, Path]) -> dict[str, HeldOut]:
+def _measured(stage: StageRun, name: str) -> Path:
+    """The pack whose held-out part is measured: a training on other responses is given it beside its own."""
+    beside = f"{HELD_OUT}-{name}"
+    return stage.input_named(beside if beside in stage.inputs else name).folder
+
+
+def _held_out(settings: Training, folders: Mapping[str, Path], length: int) -> dict[str, HeldOut]:
     """Held-out conversations by task, as many windows as `validation_tokens` allow but at least one."""
     held_out = {}
     for name, folder in folders.items():
-        packed = PackedWindows(folder / HELD_OUT, settings.sequence_length)
-        count = min(packed.windows, max(1, settings.validation_tokens // settings.sequence_length))
+        packed = PackedWindows(folder / HELD_OUT, length)
+        count = min(packed.windows, max(1, settings.validation_tokens // length))
         windows = [packed.window(position) for position in range(count)]
         learnt = np.concatenate([window.tokens[1:][window.counts[1:]] for window in windows])
         held_out[name] = HeldOut(windows, int(read_token_bytes(folder)[learnt].sum(dtype=np.int64)))

@@ -1,0 +1,84 @@
+"""Questions out of conversations, asked of an exported model and judged: what stages `answers` and `rollouts` have in common."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from athanor.artifacts.run import StageError, StageRun, Stopped
+from athanor.data.chat import ChatEncoder
+from athanor.data.conversations import Conversation, answer_of, question_of
+from athanor.rewards.verifiers import Judge
+from athanor.rl.answers import Answer
+from athanor.rl.rollouts.in_process import InProcessEngine
+from athanor.rl.rollouts.sampling import Finish, Prompt, Sampling
+from athanor.rl.rollouts.shards import Order, read_samples, roll_out
+from athanor.stages.export import MODEL_FOLDER
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation whose first answer is asked for."""
+
+    task: str
+    conversation: Conversation
+
+    @property
+    def id(self) -> str:
+        """As prompts are called; no task's name has a slash."""
+        return f"{self.task}/{self.conversation.id}"
+
+
+class Asked:
+    """Questions that leave room for an answer, to one model."""
+
+    def __init__(self, stage: StageRun, questions: Iterable[Question], max_new_tokens: int, setting: str) -> None:
+        """Raises StageError where no question fits; `setting` is the key to lower then."""
+        self._stage, self.model = stage, stage.input_named("model")
+        self._encoder, self.judge = ChatEncoder(self._folder), Judge()
+        room = stage.recipe.model.max_sequence_length - max_new_tokens
+        self.questions: dict[str, Question] = {}
+        self.prompts: list[Prompt] = []
+        self.too_long = 0
+        for question in questions:
+            prompt = Prompt(question.id, self._encoder.prompt(*question_of(question.conversation)))
+            if len(prompt.tokens) > room:
+                self.too_long += 1
+                continue
+            self.prompts.append(prompt)
+            self.questions[prompt.id] = question
+        if not self.prompts:
+            raise StageError(f"no question leaves room for {setting}={max_new_tokens} in the model's positions; lower it")
+
+    @property
+    def _folder(self) -> Path:
+        return self.model.folder / MODEL_FOLDER
+
+    def sample(self, sampling: Sampling, folder: Path, done: int, total: int) -> list[Answer]:
+        """Ask every question, in shards below `folder`; `done` of `total` were asked before, for the progress. Raises Stopped."""
+        stage = self._stage
+
+        def progress(asked: int, _of: int) -> None:
+            stage.progress(done + asked, total, "questions")
+            if stage.stop_requested and done + asked < total:
+                raise Stopped(
+                    f"{stage.stage} of {stage.instance} after {done + asked} of {total} questions; finished shards are kept"
+                )
+
+        shards = roll_out(self.prompts, Order(self.model.fingerprint, sampling), self._engine, folder, progress)
+        return self._judged(shards)
+
+    def _engine(self) -> InProcessEngine:
+        return InProcessEngine(self._folder, self._encoder.ends)
+
+    def _judged(self, shards: list[Path]) -> list[Answer]:
+        answers = []
+        for sample in read_samples(shards):
+            asked = self.questions[sample.prompt]
+            conversation = asked.conversation
+            question, expected = question_of(conversation)[0][-1]["content"], answer_of(conversation)
+            log_prob = sum(sample.log_probs) / len(sample.log_probs)
+            said, size = self._encoder.decode(sample.tokens), len(sample.tokens)
+            right = sample.finish is Finish.STOP and self.judge.is_right(said, expected, conversation.entry)
+            facts = (sample.number, question, said, expected, sample.finish, size, log_prob, right)
+            answers.append(Answer(asked.task, conversation.id, *facts))
+        return answers
