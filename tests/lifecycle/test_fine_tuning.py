@@ -30,6 +30,7 @@ SFT = {
     "warmup_tokens": 1024,
     "validate_every_tokens": 4096,
     "answers": {"prompts": 8, "samples": 2, "max_new_tokens": 24},
+    "search": {"token_budget": 1024, "alone": ["sums"]},
     "parallel": {"ranks": 2, "expert": 2},
     "checkpoint": {"every_tokens": 2048},
 }
@@ -118,6 +119,15 @@ def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) ->
         answers = [line for line in lines if line["way"] == way and line["task"] == "files"]
         assert rate["rate"] == pytest.approx(sum(line["right"] for line in answers) / len(answers))
         assert {line["expected"] for line in answers} <= {f"{i:03d}.txt" for i in range(60)}
+
+
+def test_table_of_tried_mixtures_has_the_best_first(tuned: Project) -> None:
+    tried = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["tried"]
+    assert {row["name"]: row["mixture"] for row in tried} == {"sums": {"sums": 1.0}, "mixture": {"files": 0.5, "sums": 0.5}}
+    assert all(row["gains"].keys() == {"files", "sums"} for row in tried)
+    assert tried[0]["mean"] > tried[1]["mean"]
+    counted = json.loads((tuned.folder_of("sft/search-sums") / "manifest.json").read_text())["result"]["counters"]
+    assert counted["tokens"] == 1024
 
 
 def test_best_answers_are_right_ones_of_questions_worth_learning(tuned: Project) -> None:

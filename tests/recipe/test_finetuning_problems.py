@@ -52,6 +52,22 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         {"data.sources.prose.items": 5},
         "data.sources.prose.items=5: only data.sources.prose.kind=reasoning_gym generates problems; leave it out",
     ),
+    "trials longer than what they are for": (
+        {"sft.search.token_budget": "2M"},
+        "sft.search.token_budget='2M': a trial is longer than fine-tuning itself, sft.token_budget=1M; lower it",
+    ),
+    "trial of an unknown task": (
+        {"sft.search": {"token_budget": "10K", "alone": ["tell"]}},
+        "sft.search.alone[0]=['tell']: no such task in sft.mixture, which has ask",
+    ),
+    "trial called as a task": (
+        {"sft.search": {"token_budget": "10K", "combinations": {"ask": {"ask": 1}}}},
+        "sft.search.combinations.ask='ask': is a task's name, the recipe's own mixture's, or no word; use another",
+    ),
+    "trial without weights": (
+        {"sft.search": {"token_budget": "10K", "combinations": {"none": {"ask": 0}}}},
+        "sft.search.combinations.none={'ask': 0.0}: give every task of a mixture a weight above 0",
+    ),
     "nothing to start offline RL from": (
         {"sft.mixture": {}, "sft.tasks": {}, "offline.mixture": {"ask": 1}},
         "offline.mixture=['ask']: there is no fine-tuned model to start from; give sft.tasks and sft.mixture",

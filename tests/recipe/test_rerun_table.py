@@ -153,6 +153,9 @@ RERUN |= {
     "sft.answers.prompts": (32, ANSWERS),
     "sft.answers.samples": (2, ANSWERS),
     "sft.answers.max_new_tokens": (32, ANSWERS),
+    "sft.search.token_budget": ("100K", REPORT | {"sft"}),  # small models beside the other
+    "sft.search.alone": (["ask"], NOTHING),  # nothing is tried with a budget of 0
+    "sft.search.combinations": ({"half": {"ask": 1}}, NOTHING),
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
     "offline.controls": (True, OFFLINE | {"pack"}),  # more models beside the other

@@ -13,6 +13,7 @@ from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.report import REPORT
 from athanor.recipe.graph import STAGES, UNTRAINED, Artifact
+from athanor.recipe.mixture_search import SEARCH
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
 FACTS = 4  # shown a row
@@ -51,7 +52,7 @@ def print_summary(campaign: Campaign, out: TextIO | None = None) -> None:
     table.add_column("stage", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     table.add_column("what it says", overflow="fold")
-    rows = [row for stage in STAGES for row in _rows(campaign, campaign.lifecycle.of(stage))]
+    rows = [row for stage in STAGES for artifacts in _apart(campaign.lifecycle.of(stage)) for row in _rows(campaign, artifacts)]
     for row in rows:
         table.add_row(row.name, f"{row.seconds:.1f}" if row.seconds else "", row.says)
     console.print(table)
@@ -60,6 +61,12 @@ def print_summary(campaign: Campaign, out: TextIO | None = None) -> None:
     console.print(f"\n{state}; {sum(row.seconds for row in rows):.0f} s of stage time in all")
     for what, where in where_to_look(campaign):
         console.print(f"  {what:22} {where}", soft_wrap=True, markup=False)
+
+
+def _apart(artifacts: Sequence[Artifact]) -> list[list[Artifact]]:
+    """The artifacts of one stage, those of a search behind the others: many small ones shall not hide the model."""
+    tried = [artifact for artifact in artifacts if artifact.instance.startswith(SEARCH)]
+    return [[artifact for artifact in artifacts if artifact not in tried], tried]
 
 
 def _rows(campaign: Campaign, artifacts: Sequence[Artifact]) -> Iterable[Row]:

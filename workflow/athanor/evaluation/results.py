@@ -93,6 +93,20 @@ class PassRates:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A mixture of a search: how much a short training on it lowers each task's loss of held-out responses, in nats a token."""
+
+    name: str
+    mixture: Mapping[str, float]  # shares
+    gains: Mapping[str, float]  # by task
+
+    @property
+    def mean(self) -> float:
+        """Over the tasks, each counting the same."""
+        return sum(self.gains.values()) / len(self.gains)
+
+
+@dataclass(frozen=True)
 class Selected:
     """The training questions of one task of offline RL, and those whose best answers were learnt from."""
 
@@ -118,6 +132,7 @@ class CampaignResults:
     tasks: Sequence[TaskLoss] = ()  # of fine-tuning
     answers: Sequence[PassRates] = ()
     selected: Sequence[Selected] = ()
+    tried: Sequence[Tried] = ()  # the best mixture first
 
     @property
     def final(self) -> Training:
@@ -174,6 +189,14 @@ def read_pass_rates(model: str, path: Path) -> list[PassRates]:
     ]
 
 
+def read_tried(name: str, mixture: Mapping[str, float], folder: Path) -> Tried:
+    """What a short fine-tuning on a mixture made of the held-out responses."""
+    after, before = (json.loads((folder / file).read_text()) for file in ("validation.json", "validation_start.json"))
+    gains = {task: number(before[task]["nats_per_token"]) - number(row["nats_per_token"]) for task, row in sorted(after.items())}
+    whole = sum(mixture.values())
+    return Tried(name, {task: weight / whole for task, weight in mixture.items()}, gains)
+
+
 def read_selected(task: str, path: Path) -> Selected:
     """What stage `selection` kept of a task's questions."""
     found = json.loads(path.read_text())
@@ -190,6 +213,7 @@ def join(
     tasks: Sequence[TaskLoss] = (),
     answers: Sequence[PassRates] = (),
     selected: Sequence[Selected] = (),
+    tried: Sequence[Tried] = (),
 ) -> CampaignResults:
     """Put a campaign's measurements together. Raises ResultsError when a domain of the model has no baseline."""
     if not trainings:
@@ -211,7 +235,8 @@ def join(
         )
         for domain, loss in sorted(final.validation.items())
     ]
-    return CampaignResults(name, milestones, shuffled, domains, scores, tasks, answers, selected)
+    in_order = sorted(tried, key=lambda mixture: -mixture.mean)
+    return CampaignResults(name, milestones, shuffled, domains, scores, tasks, answers, selected, in_order)
 
 
 def write_results(path: Path, results: CampaignResults) -> None:
@@ -236,5 +261,6 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "tasks": [{**asdict(task), "margins": task.margins} for task in results.tasks],
             "answers": [asdict(rates) for rates in results.answers],
             "selected": [asdict(selected) for selected in results.selected],
+            "tried": [{**asdict(tried), "mean": tried.mean} for tried in results.tried],
         },
     )

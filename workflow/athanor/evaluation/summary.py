@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from athanor.evaluation.figures import task_label
-from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss
+from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss, Tried
 from athanor.evaluation.scores import ScoreRow
 
 SUMMARY_FILE = "summary.html"
@@ -39,6 +39,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 <h2>Scores</h2>
 {_score_table(results.scores)}
 {_fine_tuning(results.tasks)}
+{_tried(results.tried)}
 {_answers(results.answers)}
 {_selected(results.selected)}
 <h2>Milestones: held-out loss, nats per token</h2>
@@ -90,6 +91,24 @@ def _answers(rates: Sequence[PassRates]) -> str:
         for r in sorted(rates, key=lambda r: (r.task, r.model))
     ]
     return f"<h2>Answers to held-out questions</h2>\n{_table(head, rows, model_column=3)}"
+
+
+def _tried(mixtures: Sequence[Tried]) -> str:
+    if not mixtures:
+        return ""
+    tasks = sorted(mixtures[0].gains)
+    head = ["mixture", "made of", *map(escape, tasks), "mean"]
+    rows = [
+        [
+            escape(t.name),
+            escape(", ".join(f"{task} {share:.0%}" for task, share in t.mixture.items())),
+            *(f"{t.gains[task]:+.3f}" for task in tasks),
+            f"{t.mean:+.3f}",
+        ]
+        for t in mixtures
+    ]
+    title = "Mixture search: by how much a short training lowers the loss of held-out responses, nats/token"
+    return f"<h2>{title}</h2>\n{_table(head, rows, model_column=len(head) - 1)}"
 
 
 def _selected(tasks: Sequence[Selected]) -> str:

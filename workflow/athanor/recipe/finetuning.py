@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from athanor.recipe.mixture_search import illegal_search
 from athanor.recipe.problems import Problem
 from athanor.recipe.schema import Recipe, SftTask, Training
 
@@ -21,6 +22,7 @@ def illegal_finetuning(r: Recipe) -> Iterator[Problem]:
         yield from _task(r, task, f"sft.tasks.{name}")
         if not name.replace("_", "").isalnum():
             yield Problem(f"sft.tasks.{name}", None, "a task's name is letters, digits and _ (it becomes a file name)")
+    yield from illegal_search(r)
     yield from _packed(r.sft, "sft")
     missing = [token for token in (TURN_BEGINS, TURN_ENDS) if token not in r.tokenizer.special_tokens]
     if missing and not r.pretrain.init_from:

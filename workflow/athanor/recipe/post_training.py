@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, Artifact, Graph
+from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
 from athanor.recipe.schema import Recipe, Responses
 from athanor.recipe.sections import (
     conversations_section,
@@ -36,7 +37,7 @@ class _PostTraining:
         }
         own = {name: self._pack(name, Responses.OWN, conversations) for name, conversations in made.items()}
         tuned = self._fine_tune(base, own, made)
-        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()}
+        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()} | self._search(base, own)
         models = {"base": base_model, FINE_TUNED: self._export(FINE_TUNED, tuned["model"])}
         if SECOND in tuned:
             models[f"sft-{SECOND}"] = self._export(f"sft-{SECOND}", tuned[SECOND])
@@ -69,6 +70,16 @@ class _PostTraining:
             others = {name: self._pack(name, Responses.SHUFFLED, made[name]) for name in r.sft.mixture}
             tuned[SHUFFLED] = self.graph.add("sft", SHUFFLED, section, {"start": base, **others, **_held_out(packs)})
         return tuned
+
+    def _search(self, base: Artifact, own: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """A short fine-tuning of every mixture that is tried."""
+        r, tried = self.r, {}
+        held_out = _held_out({name: own[name] for name in r.sft.mixture})
+        for name, mixture in mixtures(r.sft).items():
+            settings, packs = settings_of(r.sft, name), {task: own[task] for task in mixture}
+            section = training_section(r, settings, "sft", settings.token_budget)
+            tried[f"sft-{SEARCH}{name}"] = self.graph.add("sft", f"{SEARCH}{name}", section, {"start": base, **packs, **held_out})
+        return tried
 
     def _learn_offline(
         self, start: Artifact, policies: list[Artifact], own: Mapping[str, Artifact], made: Mapping[str, Artifact]

@@ -381,6 +381,18 @@ class Answers:
 
 
 @dataclass
+class MixtureSearch:
+    """Short fine-tunings, one a mixture, by which a mixture is decided: each task alone, then combinations.
+
+    They start where fine-tuning starts and run as a job array; the report has the table to decide by.
+    """
+
+    token_budget: int = key(0, "tokens each; 0: nothing is tried", unit=Unit.TOKENS, low=0)
+    alone: list[str] = key([], "tasks to train on alone; empty: every one of sft.mixture")
+    combinations: dict[str, dict[str, float]] = key({}, "mixtures by name, weights of tasks; the recipe's own is tried anyway")
+
+
+@dataclass
 class Sft(Training):
     """Supervised fine-tuning on conversations, packed without reaching into each other; the loss counts responses alone.
 
@@ -390,6 +402,7 @@ class Sft(Training):
     tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
     shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled responses")
     answers: Answers = key(Answers(), "held-out questions that are asked")
+    search: MixtureSearch = key(MixtureSearch(), "mixtures that are tried")
 
 
 @dataclass

@@ -14,11 +14,13 @@ from athanor.evaluation.results import (
     read_pass_rates,
     read_selected,
     read_training,
+    read_tried,
     write_results,
 )
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.graph import SHUFFLED, UNTRAINED
+from athanor.recipe.mixture_search import SEARCH, mixtures
 from athanor.rl.answers import RATES_FILE
 from athanor.rl.selection import SELECTION_FILE
 
@@ -38,9 +40,11 @@ def run(stage: StageRun) -> Outcome:
         rates for artifact in _of(stage, "answers") for rates in read_pass_rates(artifact.instance, artifact.folder / RATES_FILE)
     ]
     selected = [read_selected(a.instance, a.folder / SELECTION_FILE) for a in _of(stage, "selection")]
+    sft = stage.recipe.sft
+    tried = [read_tried(name, mixture, tuned[f"{SEARCH}{name}"]) for name, mixture in mixtures(sft).items()]
     rows = [row for label in sorted(scores) for row in compare_scores(scores[label], before)]
     try:
-        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks, answers, selected)
+        results = join(stage.recipe.name, list(trained.values()), shuffled, baselines, rows, tasks, answers, selected, tried)
     except ResultsError as error:
         raise StageError(str(error)) from error
 
@@ -55,7 +59,7 @@ def run(stage: StageRun) -> Outcome:
     return Outcome(
         files=(*figures, SUMMARY_FILE, RESULTS_FILE),
         counters={"domains": len(results.domains), "scores": len(rows), "tokens": results.final.tokens},
-        metrics={**margins, **answered},
+        metrics={**margins, **answered, **{f"{t.name}/mixture_gain": t.mean for t in tried}},
     )
 
 

@@ -10,6 +10,7 @@ from athanor.data.mixture import PackedMixture
 from athanor.data.packing import PackedWindows
 from athanor.data.token_store import read_token_bytes
 from athanor.recipe.graph import HELD_OUT, SECOND, SHUFFLED
+from athanor.recipe.mixture_search import SEARCH, settings_of
 from athanor.recipe.schema import Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
@@ -21,6 +22,8 @@ from athanor.training.validation import HeldOut
 def run(stage: StageRun) -> Outcome:
     """Train from the weights of the artifact `start`; `validation_start.json` is what these make of the held-out responses."""
     recipe, settings = stage.recipe, stage.recipe.sft
+    if stage.instance.startswith(SEARCH):
+        settings = settings_of(settings, stage.instance.removeprefix(SEARCH))
     seed = recipe.seed + (stage.instance == SECOND)
     learnt_from = "others'" if stage.instance == SHUFFLED else "own"
     return fine_tune(stage, settings, settings.mixture, seed, learnt_from)
