@@ -137,6 +137,21 @@ def test_restarts_inside_a_job_want_as_many_ranks_on_every_node(furnace: Furnace
         wiring(recipe="wide", site="cluster").start()
 
 
+@pytest.mark.parametrize(
+    ("site", "said"),
+    [
+        ({}, "site cluster: rollouts.engine=server needs server_command; set it, or rollouts.engine=in_process"),
+        ({"server_command": "vllm serve"}, "does not say {model} and {port}, which the stage fills in"),
+    ],
+)
+def test_recipe_that_asks_a_server_wants_a_site_that_starts_one(furnace: Furnace, site: dict[str, Any], said: str) -> None:
+    furnace.project.write("cluster", site, "sites")
+    furnace.project.write("asks", {"extends": "base", "rollouts": {"engine": "server"}})
+    with pytest.raises(SystemExit) as caught:
+        wiring(recipe="asks", site="cluster").start()
+    assert said in str(caught.value)
+
+
 def resources(wired: Wiring, stage: str) -> dict[str, Any]:
     return {name: value for name, value in wired.resources(stage).items() if not name.startswith("journal")}
 

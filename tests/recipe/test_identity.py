@@ -224,6 +224,8 @@ SITE = {
     "scratch": "/local/$USER",
     "network_interface": "ib0",
     "secrets": "~/.athanor/secrets",
+    "server_command": "vllm serve {model} --port {port}",
+    "server_seconds": 600,
     "setup": ["module load cuda/13"],
     "environment": {"OMP_NUM_THREADS": "2"},
     "resources": {"default": {"partition": "gpu", "python": "/opt/venv/bin/python", "launch_prefix": "apptainer exec x.sif"}},

@@ -156,6 +156,7 @@ RERUN |= {
     "sft.search.token_budget": ("100K", REPORT | {"sft"}),  # small models beside the other
     "sft.search.alone": (["ask"], NOTHING),  # nothing is tried with a budget of 0
     "sft.search.combinations": ({"half": {"ask": 1}}, NOTHING),
+    "rollouts.engine": ("server", ROLLOUTS),
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
     "offline.controls": (True, OFFLINE | {"pack"}),  # more models beside the other

@@ -18,7 +18,9 @@ from athanor.campaign.registry import PLAN, register
 from athanor.recipe.graph import STAGES, TRAINING, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
+from athanor.recipe.schema import RolloutEngine
 from athanor.recipe.secrets import SecretsError, site_secrets
+from athanor.recipe.server_command import problem_with as problem_with_server
 from athanor.recipe.site import Site, StageResources, resource_entries
 
 TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest comes with the next start
@@ -152,11 +154,24 @@ class Wiring:
             ranks = self.ranks(stage)
             if problem := problem_with(self._nodes(ranks), ranks, *self.interpreter(stage)):
                 raise SystemExit(f"site {self.campaign.site.name}: resources.{stage}.in_job_restarts: {problem}")
+        self._require_server()
         register(self.campaign)
         drop_old_driver_logs(Path(".snakemake") / "log")
         self._watch = Watch(self.campaign)
         self._watch.start()
         self._writer = start_writer(self.campaign)
+
+    def _require_server(self) -> None:
+        """A recipe that asks models through a server needs a site that can start one."""
+        site = self.campaign.site
+        if self.campaign.recipe.rollouts.engine is not RolloutEngine.SERVER:
+            return
+        if not site.server_command:
+            raise SystemExit(
+                f"site {site.name}: rollouts.engine=server needs server_command; set it, or rollouts.engine=in_process"
+            )
+        if problem := problem_with_server(site.server_command):
+            raise SystemExit(f"site {site.name}: server_command={site.server_command!r} {problem}")
 
     def finish(self) -> None:
         """All stages are done."""

@@ -8,6 +8,7 @@ from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, A
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
 from athanor.recipe.schema import Recipe, Responses
 from athanor.recipe.sections import (
+    answers_section,
     conversations_section,
     model_section,
     pack_section,
@@ -113,10 +114,9 @@ class _PostTraining:
 
     def _ask(self, models: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
         r = self.r
-        section = {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture)}
         questions = {name: made[name] for name in r.sft.mixture}
         return {
-            f"answers-{label}": self.graph.add("answers", label, section, {"model": model, **questions})
+            f"answers-{label}": self.graph.add("answers", label, answers_section(r), {"model": model, **questions})
             for label, model in models.items()
         }
 

@@ -448,6 +448,20 @@ class Offline(Training):
     controls: bool = key(False, "also train both controls")
 
 
+class RolloutEngine(StrEnum):
+    """What answers prompts."""
+
+    IN_PROCESS = "in_process"  # the stage's own process, on a CPU or one GPU
+    SERVER = "server"  # a server that the stage starts by the site's server_command: vLLM and its like
+
+
+@dataclass
+class Rollouts:
+    """How models are asked, in every stage that asks."""
+
+    engine: RolloutEngine = key(RolloutEngine.IN_PROCESS, "in_process | server (the site's server_command); each draws others")
+
+
 @dataclass
 class Export:
     """Conversion to a Hugging Face folder."""
@@ -479,6 +493,7 @@ class Recipe:
     pretrain: Pretrain = key(Pretrain(), "continued pretraining")
     sft: Sft = key(Sft(), "supervised fine-tuning")
     offline: Offline = key(Offline(), "offline RL on the best of the model's own answers")
+    rollouts: Rollouts = key(Rollouts(), "how models are asked")
     export: Export = key(Export(), "Hugging Face export")
     evaluate: Evaluate = key(Evaluate(), "evaluation")
 

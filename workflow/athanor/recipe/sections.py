@@ -15,6 +15,7 @@ from athanor.recipe.schema import (
     Precision,
     Recipe,
     Responses,
+    RolloutEngine,
     Router,
     Source,
     SourceKind,
@@ -55,7 +56,17 @@ def pack_section(r: Recipe, kind: Responses) -> dict[str, Any]:
 def rollouts_section(r: Recipe) -> dict[str, Any]:
     """What decides the answers to one task's training questions, and their scores."""
     keys = ("prompts", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "forbidden")
-    return {"seed": r.seed, **{f"offline.{k}": getattr(r.offline, k) for k in keys}}
+    return {"seed": r.seed, **{f"offline.{k}": getattr(r.offline, k) for k in keys}, **_engine(r)}
+
+
+def answers_section(r: Recipe) -> dict[str, Any]:
+    """What decides the answers to held-out questions."""
+    return {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture), **_engine(r)}
+
+
+def _engine(r: Recipe) -> dict[str, Any]:
+    in_process = r.rollouts.engine is RolloutEngine.IN_PROCESS
+    return {} if in_process else flatten(r.rollouts, "rollouts")
 
 
 def selection_section(r: Recipe) -> dict[str, Any]:

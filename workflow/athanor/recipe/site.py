@@ -67,6 +67,12 @@ class Site:
         "",
         'run on the driver\'s machine when a campaign stops or is done, text on its input: `mail -s "$ATHANOR_SUBJECT" me@site`',
     )
+    server_command: str = key(
+        "",
+        "starts a model server for rollouts.engine=server, without a shell: "
+        "`vllm serve {model} --served-model-name {name} --port {port} --tensor-parallel-size 8`",
+    )
+    server_seconds: int = key(1800, "a model server's time to load the model and be healthy", unit=Unit.SECONDS, low=1)
     setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
     environment: dict[str, str] = key({}, "environment variables of every job")
     resources: dict[str, StageResources] = key(

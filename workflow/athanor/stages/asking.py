@@ -7,10 +7,13 @@ from pathlib import Path
 from athanor.artifacts.run import StageError, StageRun, Stopped
 from athanor.data.chat import ChatEncoder
 from athanor.data.conversations import Conversation, answer_of, question_of
+from athanor.recipe.schema import RolloutEngine
 from athanor.rewards.verifiers import Judge
 from athanor.rl.answers import Answer
 from athanor.rl.rollouts.in_process import InProcessEngine
-from athanor.rl.rollouts.sampling import Finish, Prompt, Sampling
+from athanor.rl.rollouts.sampling import Engine, Finish, Prompt, Sampling
+from athanor.rl.rollouts.served import ServerEngine
+from athanor.rl.rollouts.server import Server
 from athanor.rl.rollouts.shards import Order, read_samples, roll_out
 from athanor.stages.export import MODEL_FOLDER
 
@@ -67,8 +70,14 @@ class Asked:
         shards = roll_out(self.prompts, Order(self.model.fingerprint, sampling), self._engine, folder, progress)
         return self._judged(shards)
 
-    def _engine(self) -> InProcessEngine:
-        return InProcessEngine(self._folder, self._encoder.ends)
+    def _engine(self) -> Engine:
+        stage, ends = self._stage, self._encoder.ends
+        if stage.recipe.rollouts.engine is RolloutEngine.IN_PROCESS:
+            return InProcessEngine(self._folder, ends)
+        if not (stage.site and stage.site.server_command):
+            raise StageError("rollouts.engine=server, and the site has no server_command; set it, or use in_process")
+        site = stage.site
+        return ServerEngine(Server(site.server_command, self._folder, stage.folder / "server.log", site.server_seconds), ends)
 
     def _judged(self, shards: list[Path]) -> list[Answer]:
         answers = []
