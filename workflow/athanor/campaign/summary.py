@@ -84,7 +84,8 @@ def _rows(campaign: Campaign, artifacts: Sequence[Artifact]) -> Iterable[Row]:
     sums = {key: sum(int(m.result.counters.get(key, 0)) for m in done) for key in ADDS_UP}
     says = "  ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in sums.items() if value)
     short = "" if len(done) == len(artifacts) else f"{len(artifacts) - len(done)} not done  "
-    yield Row(f"{artifacts[0].stage} ×{len(artifacts)}", sum(m.provenance.seconds for m in done), short + says)
+    stage = f"{artifacts[0].stage}/search" if artifacts[0].instance.startswith(SEARCH) else artifacts[0].stage
+    yield Row(f"{stage} ×{len(artifacts)}", sum(m.provenance.seconds for m in done), short + says)
 
 
 def facts(manifest: Manifest) -> str:
