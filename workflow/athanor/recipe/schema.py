@@ -158,6 +158,37 @@ class TokenOrder(StrEnum):
     SHUFFLED = "shuffled"
 
 
+class Backend(StrEnum):
+    """Which library spreads fine-tuning over ranks."""
+
+    MEGATRON = "megatron"  # any model, every layout
+    DEEPSPEED = "deepspeed"  # dense models in their Hugging Face form, data ranks alone
+
+
+class OptimizerName(StrEnum):
+    """The update rule."""
+
+    ADAMW = "adamw"  # Loshchilov and Hutter 2019
+    LION = "lion"  # Chen et al. 2023
+    ADAN = "adan"  # Xie et al. 2022
+    SOPHIA = "sophia"  # Liu et al. 2023, SophiaG: Gauss-Newton-Bartlett estimates
+    MUON = "muon"  # Jordan et al. 2024; AdamW for what is no hidden matrix
+    LOMO = "lomo"  # Lv et al. 2023
+    ADALOMO = "adalomo"  # Lv et al. 2024
+
+
+class PeftKind(StrEnum):
+    """Which few weights are trained beside frozen ones."""
+
+    NONE = "none"  # all weights
+    LORA = "lora"  # Hu et al. 2021
+    DORA = "dora"  # Liu et al. 2024
+    PREFIX = "prefix"  # Li and Liang 2021
+    PROMPT = "prompt"  # Lester et al. 2021
+    IA3 = "ia3"  # Liu et al. 2022
+    QLORA = "qlora"  # Dettmers et al. 2023
+
+
 @dataclass
 class Source:
     """One corpus: where it comes from, what it may be used for, how its documents are read."""
@@ -245,6 +276,14 @@ class Parallel:
     overlap: bool = key(False, "reduce gradients and gather weights while computing")
     micro_batch_size: int = key(1, "sequences a rank computes at once", low=1)
     recompute: Recompute = key(Recompute.NONE, "none | selective | full: activations computed again to save memory")
+
+
+@dataclass
+class Zero:
+    """What DeepSpeed's data ranks keep a part of each (Rajbhandari et al. 2020). Never part of an artifact's identity."""
+
+    stage: int = key(1, "0: nothing; 1: optimizer state; 2: and gradients; 3: and weights", low=0, high=3)
+    offload: bool = key(False, "optimizer state in host memory")
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Training of dense torch modules through DeepSpeed: fine-tuning in the Hugging Face form, and reward models."""
