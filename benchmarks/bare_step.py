@@ -19,11 +19,12 @@ from training_rank import MarkovSamples, Marks, Order
 
 from athanor.artifacts.run import StageRun
 from athanor.models.language_model import build_language_model  # first: it stands in for CUDA on a CPU
-from athanor.training.batches import MicroBatch, micro_batches_of, next_token_batch
+from athanor.training.batches import MicroBatch, next_token_batch
 from athanor.training.checkpoints import FINAL
 from athanor.training.layout import Layout, process_groups
 from athanor.training.loop import MilestoneRun, Task
 from athanor.training.optimizer import Learner, build_learner
+from athanor.training.samples import micro_batches_of
 from athanor.training.sharded_state import load_weights
 
 from megatron.core.distributed import finalize_model_grads  # isort: skip

@@ -172,8 +172,8 @@ def initialize(order: Order) -> None:
 def train_ours(order: Order, samples: MarkovSamples, rank: int, marks: Marks) -> None:
     """The training loop of `athanor stage pretrain`."""
     from athanor.training.checkpoints import FINAL
+    from athanor.training.held_out import HeldOut
     from athanor.training.loop import Task, train
-    from athanor.training.validation import HeldOut
 
     p = order.recipe.pretrain
     if order.scaling is not None:

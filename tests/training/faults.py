@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from athanor.artifacts.run import StageRun
 from athanor.models import language_model
-from athanor.training.batches import MicroBatch, SampleReader
+from athanor.training.batches import MicroBatch
 from athanor.training.objective import NextToken
+from athanor.training.samples import SampleReader
 from athanor.training.sharded_state import Snapshot
 from tests.training.program import EVERYWHERE, BitFlip
 from tests.training.synthetic import VOCABULARY

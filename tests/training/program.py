@@ -93,8 +93,8 @@ def _run(job: Job, stage: StageRun) -> object:
 
         return initialize(stage, job.recipe)
     from athanor.stages.pretrain import failures_so_far
-    from athanor.training.batches import SampleReader
     from athanor.training.loop import Task, train
+    from athanor.training.samples import SampleReader
     from tests.training.faults import (
         Broken,
         Counted,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from athanor.training.validation import HeldOut
+from athanor.training.held_out import HeldOut
 
 VOCABULARY = 320
 LENGTH = 32

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from athanor.models.attention_cpu import zigzag_positions
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import BatchSwitch, Parallel, Pretrain
-from athanor.training.batches import micro_batches_of, next_token_batch
+from athanor.training.batches import next_token_batch
 from athanor.training.layout import Layout
+from athanor.training.samples import micro_batches_of
 
 
 @given(st.integers(0, 10**12), st.integers(1, 5), st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8]))

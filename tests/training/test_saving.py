@@ -15,7 +15,7 @@ from athanor.recipe.schema import Checkpoint
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL, SAVES, read_state
 from athanor.training.failures import Failures
-from athanor.training.saving import HOUR, young_interval
+from athanor.training.intervals import HOUR, young_interval
 from tests.cluster.attempts import Attempts, Start
 from tests.training import processes
 from tests.training.program import Job

@@ -13,8 +13,8 @@ from athanor.recipe.schema import Recipe, TokenOrder
 from athanor.recipe.units import Unit, parse_quantity
 from athanor.training.checkpoints import FINAL
 from athanor.training.failures import Failures
+from athanor.training.held_out import HeldOut
 from athanor.training.loop import Task, train
-from athanor.training.validation import HeldOut
 
 
 def run(stage: StageRun) -> Outcome:

@@ -15,8 +15,8 @@ from athanor.recipe.schema import Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL
+from athanor.training.held_out import HeldOut
 from athanor.training.loop import Task, train
-from athanor.training.validation import HeldOut
 
 
 def run(stage: StageRun) -> Outcome:

@@ -1,44 +1,14 @@
-"""Which samples each step and each rank trains on: pure functions of the tokens trained and the global sample index."""
+"""Samples as one forward pass of the Megatron model reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from athanor.training.layout import Layout
-
-
-class PackedSample(Protocol):
-    """Documents end to end that must not see each other, and which of their tokens count."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        """[sequence_length + 1]: inputs are [:-1], targets [1:]."""
-        ...
-
-    @property
-    def counts(self) -> NDArray[np.bool_]:
-        """[sequence_length + 1]: whether a token is learnt to be predicted."""
-        ...
-
-    @property
-    def ends(self) -> NDArray[np.int64]:
-        """Of each document, rising, the last sequence_length + 1."""
-        ...
-
-
-Sample = NDArray[np.int64] | PackedSample  # running text [sequence_length + 1], or packed documents
-
-
-class SampleReader(Protocol):
-    """Training samples by global index: a pure function of the index."""
-
-    def sample(self, index: int) -> Sample:
-        """Sample `index`."""
-        ...
+from athanor.training.samples import PackedSample, Sample
 
 
 @dataclass(frozen=True)
@@ -51,17 +21,6 @@ class MicroBatch:
     positions: torch.Tensor
     ends: torch.Tensor | None = None  # [documents + 1], int32: where packed documents begin and end, 0 first
     longest: int = 0  # of them, in tokens
-
-
-def micro_batches_of(samples: range, micro_batch_size: int, data_rank: int, data_ranks: int) -> tuple[tuple[int, ...], ...]:
-    """A data rank's micro-batches of a global batch: `samples` are cut into micro-batches, dealt round the ranks.
-
-    So the set of micro-batches does not depend on the number of ranks. Raises ValueError where they do not come out even.
-    """
-    if len(samples) % (micro_batch_size * data_ranks):
-        raise ValueError(f"{len(samples)} samples do not cut into micro-batches of {micro_batch_size} x {data_ranks} ranks")
-    starts = range(samples.start + data_rank * micro_batch_size, samples.stop, data_ranks * micro_batch_size)
-    return tuple(tuple(range(start, start + micro_batch_size)) for start in starts)
 
 
 def micro_batch(samples: Sequence[Sample], real: int, layout: Layout) -> MicroBatch:

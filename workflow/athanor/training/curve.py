@@ -2,11 +2,13 @@
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.artifacts.run import StageError
 from athanor.artifacts.strict_json import line_of, read_lines
+from athanor.tracking.spool import NullSpool, Spool
 
 CURVE = "curve.jsonl"
 REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
@@ -63,6 +65,25 @@ class Curve:
         """Secure and close."""
         self.secure()
         self._file.close()
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return before // every != after // every
+
+
+def compare_with_before(curve: Curve, step: int, loss: float, spool: Spool | NullSpool) -> None:
+    """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
+    before = curve.replayed.pop(step, None)
+    if before is None or replays(before.loss, loss):
+        return
+    print(
+        f"warning: step {step} gave loss {before.loss:.6f} before the restart and {loss:.6f} now: the checkpoint, "
+        "the data or a machine is not what it was; compare with `athanor verify --deep`",
+        file=sys.stderr,
+        flush=True,
+    )
+    spool.metrics(step, {"replay_loss_difference": loss - before.loss})
 
 
 def replays(before: float, now: float) -> bool:

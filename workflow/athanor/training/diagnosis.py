@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from athanor.artifacts.run import StageError
 from athanor.training.batches import MicroBatch
+from athanor.training.errors import BadDataError, HardwareError, NonFiniteError, UnexplainedError
 from athanor.training.objective import Objective
 from athanor.training.optimizer import Learner
 from athanor.training.step import Own, StepResult, run_micro_batches
@@ -37,30 +37,6 @@ class Origin(StrEnum):
     DATA = "data"  # the samples, whatever rank computes them
     STATE = "state"  # neither: all samples, everywhere
     UNKNOWN = "unknown"  # the same in place, and no other rank to ask
-
-
-class NonFiniteError(StageError):
-    """The loss or the gradient is no number any more, with any samples: the weights have diverged."""
-
-    kind = "non-finite loss"
-
-
-class BadDataError(StageError):
-    """Samples whose loss or gradient is no number wherever they are computed."""
-
-    kind = "bad data"
-
-
-class HardwareError(StageError):
-    """A rank that computes what others do not."""
-
-    kind = "hardware fault"
-
-
-class UnexplainedError(StageError):
-    """No number, again and again, and no other rank to compare with: another machine may tell."""
-
-    kind = "unexplained result"
 
 
 @dataclass(frozen=True)

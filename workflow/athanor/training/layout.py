@@ -1,8 +1,6 @@
 """Which ranks compute what: process groups for the recipe's parallel layout, on gloo (CPU) or NCCL (GPU)."""
 
-import ctypes
 import gc
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +12,10 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from athanor.artifacts.run import StageError, node_name
-from athanor.models.language_model import ON_CPU, interleaved
+from athanor.models.language_model import interleaved
 from athanor.recipe.layouts import expert_tensor_ranks
 from athanor.recipe.schema import Parallel
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from athanor.training.world import claim_device, connect, nodes_of, place
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,10 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
     RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say who the others are; without them this process is alone. Raises
     StageError where the job has another number of ranks than the recipe.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != parallel.ranks:
-        raise StageError(
-            f"the job has {world_size} ranks, the recipe {parallel.ranks} in `parallel.ranks`; "
-            "start as many processes as the recipe says, or change it"
-        )
-    device = _claim_device()
+    rank, world_size = place(parallel.ranks)
+    device = claim_device()
     gc.freeze()  # Megatron collects garbage at every save: not among what imports made, which took 0.4 s each time
-    _connect(rank, world_size)
+    connect(rank, world_size)
     try:
         form_groups(parallel)
         _seed(seed)
@@ -76,17 +66,11 @@ def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
             parallel_state.get_data_parallel_world_size(),
             parallel_state.get_context_parallel_rank(),
             device,
-            _nodes(world_size),
+            nodes_of(world_size),
         )
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
-
-
-def _nodes(world_size: int) -> tuple[str, ...]:
-    names = [""] * world_size
-    dist.all_gather_object(names, node_name())
-    return tuple(names)
 
 
 def form_groups(parallel: Parallel) -> None:
@@ -100,36 +84,6 @@ def form_groups(parallel: Parallel) -> None:
         expert_tensor_parallel_size=expert_tensor_ranks(parallel),
         create_gloo_process_groups=False,
     )
-
-
-def _claim_device() -> torch.device:
-    if ON_CPU:
-        _keep_freed_memory()
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to reuse large blocks instead of giving them back: every step frees and takes the same ones, and fresh
-    pages from the kernel cost a tenth of a step (measured: 0.06 s of system time a step fall to 0.04)."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest it takes
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def _connect(rank: int, world_size: int) -> None:
-    backend = "gloo" if ON_CPU else "nccl"
-    if world_size == 1:
-        dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
-        return
-    if ON_CPU and os.environ.get("MASTER_ADDR") in LOOPBACK:
-        # Else gloo looks up this machine's name, which on laptops and in containers may resolve to nothing.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(backend, rank=rank, world_size=world_size)
 
 
 def _seed(seed: int) -> None:

@@ -6,7 +6,6 @@ instant and started again goes on as if nothing had happened: on a CPU to the la
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,11 +21,13 @@ from athanor.models.precision import Bf16Layers, PrecisionError, declaration
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Model, SpikeAction, Training
 from athanor.training import checkpoints, proof
-from athanor.training.batches import MicroBatch, SampleReader, micro_batch, micro_batches_of
+from athanor.training.batches import MicroBatch, micro_batch
 from athanor.training.checkpoints import FINAL, Position, State
-from athanor.training.curve import CURVE, Curve, Point, replays
+from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
 from athanor.training.failures import Failures, agreed_node_hours
+from athanor.training.held_out import START_VALIDATION, VALIDATION, HeldOut, write_validation
+from athanor.training.intervals import Costs
 from athanor.training.layout import Layout, process_groups
 from athanor.training.monitor import Monitor
 from athanor.training.noise_scale import NoiseScale
@@ -35,12 +36,13 @@ from athanor.training.optimizer import Learner, build_learner
 from athanor.training.profiling import Profiler
 from athanor.training.resuming import load_newest, refuse_to_lose
 from athanor.training.routing import RoutingWatch
-from athanor.training.saving import Costs, Saver
+from athanor.training.samples import SampleReader, micro_batches_of
+from athanor.training.saving import Saver
 from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
 from athanor.training.step import StepResult, Told, train_step
 from athanor.training.stopwatch import Part
-from athanor.training.validation import START_VALIDATION, VALIDATION, HeldOut, validate, write_validation
+from athanor.training.validation import validate
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,14 @@ class MilestoneRun:
         self.seconds_trained += time.perf_counter() - began
         self.monitor.step_done(after.tokens - before.tokens, self._domains(samples), result.rows)
         self._record(result, lr)
-        if _crossed(before.tokens, after.tokens, self.settings.validate_every_tokens) and not self._at_end():
+        if crossed(before.tokens, after.tokens, self.settings.validate_every_tokens) and not self._at_end():
             self._validate(held_out)
         if result.stop and not self._at_end():
             self.save()
             self._published(self.saver.finish())
             raise Stopped(f"{self.stage.stage}/{self.stage.instance} saved at {after.tokens} tokens, step {after.step}")
         every = self.settings.checkpoint.every_tokens
-        due = _crossed(before.tokens, after.tokens, every) if every else result.save
+        due = crossed(before.tokens, after.tokens, every) if every else result.save
         if due and not self._at_end():
             with self.learner.clock.part(Part.CHECKPOINT):
                 self.save()
@@ -280,24 +282,11 @@ class MilestoneRun:
         step, tokens = self.position.step, self.position.tokens
         self.stage.progress(tokens, self.task.end_tokens, "tokens")
         if self.curve is not None:
-            self._compare_with_before(step, result.loss)
+            compare_with_before(self.curve, step, result.loss, self.stage.spool)
             self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
         if step % self.settings.log_every_steps == 0 or self._at_end():
             values = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "aux_loss": result.aux_loss}
             self.stage.spool.metrics(step, {"tokens": tokens, **values, **self.routing.take(), **self.monitor.take(step)})
-
-    def _compare_with_before(self, step: int, loss: float) -> None:
-        """A resume is checked: steps the killed attempt had recorded behind the checkpoint must come out the same."""
-        assert self.curve is not None
-        before = self.curve.replayed.pop(step, None)
-        if before is not None and not replays(before.loss, loss):
-            print(
-                f"warning: step {step} gave loss {before.loss:.6f} before the restart and {loss:.6f} now: the checkpoint, "
-                "the data or a machine is not what it was; compare with `athanor verify --deep`",
-                file=sys.stderr,
-                flush=True,
-            )
-            self.stage.spool.metrics(step, {"replay_loss_difference": loss - before.loss})
 
     def save(self) -> None:
         """Begin a save of the position; it gets its name at a later step, or at `finish`."""
@@ -357,8 +346,3 @@ class MilestoneRun:
             files = (*files, SKIPS)
             counters["samples_skipped"] = sum(skip.end_sample - skip.first_sample for skip in self.skips.all)
         return Outcome(files=files, counters=counters, metrics=metrics)
-
-
-def _crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]."""
-    return before // every != after // every

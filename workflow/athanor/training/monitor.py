@@ -7,24 +7,57 @@ import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
 from athanor.artifacts.files import write_json
 from athanor.recipe.schema import Model, Training
-from athanor.training.optimizer import Learner
-from athanor.training.stopwatch import Part
+from athanor.training.stopwatch import Part, Stopwatch
 from athanor.training.utilisation import flops_per_token, known_peak
 
 RANKS = "ranks.json"
+
+
+class Place(Protocol):
+    """A rank's, among all."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def data_rank(self) -> int:
+        """Which samples it reads."""
+        ...
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Of each rank."""
+        ...
+
+
+class Watched(Protocol):
+    """What trains: where, and on what it spends its time."""
+
+    @property
+    def layout(self) -> Place:
+        """This rank's."""
+        ...
+
+    @property
+    def clock(self) -> Stopwatch:
+        """The parts of its steps."""
+        ...
 
 
 class Monitor:
     """Of one attempt. Its methods are called by all ranks together."""
 
     def __init__(
-        self, folder: Path, learner: Learner, model: Model, settings: Training, peak_tflops: float, domains: Sequence[str]
+        self, folder: Path, learner: Watched, model: Model, settings: Training, peak_tflops: float, domains: Sequence[str]
     ) -> None:
         """`domains`: all that a sample may be of, the same on all ranks; none where nobody knows a sample's."""
         self._folder, self._learner = folder, learner

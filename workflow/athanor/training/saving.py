@@ -4,15 +4,12 @@ A save gets its name when all ranks have written, at the next step or later; a k
 and the save before it. `pretrain.checkpoint.every_tokens: 0` takes the interval of Young and Daly.
 """
 
-import math
 import os
 import shutil
-import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,18 +20,9 @@ from athanor.artifacts.run import StageError
 from athanor.recipe.schema import Checkpoint
 from athanor.training import checkpoints
 from athanor.training.checkpoints import State
+from athanor.training.intervals import Costs, Interval
 from athanor.training.optimizer import Learner
 from athanor.training.sharded_state import Snapshot, snapshot_learner
-
-HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of the last save that was published, in seconds: what training stood still for, and what it took in all."""
-
-    stall: float
-    total: float
 
 
 class Saver:
@@ -42,17 +30,14 @@ class Saver:
 
     def __init__(self, folder: Path, learner: Learner, settings: Checkpoint, node_hours: float) -> None:
         """`node_hours` are those between two failures of a node, for the interval of Young and Daly."""
-        self._folder, self._learner, self._settings, self._node_hours = folder, learner, settings, node_hours
+        self._folder, self._learner, self._settings = folder, learner, settings
+        self._interval = Interval(settings, node_hours, len(set(learner.layout.nodes)))
         self._pending: _Pending | None = None
         self._stall = 0.0  # of the save under way
-        self._stalls: list[float] = []  # of the last saves
-        self._last = time.monotonic()
 
     def is_due(self) -> bool:
         """Whether the interval of Young and Daly has passed on this rank's clock; never where the recipe has one."""
-        if self._settings.every_tokens or self._pending:
-            return False
-        return time.monotonic() - self._last > self.interval_seconds
+        return not self._pending and self._interval.is_over()
 
     @property
     def is_busy(self) -> bool:
@@ -62,10 +47,7 @@ class Saver:
     @property
     def interval_seconds(self) -> float:
         """What the last saves cost says it; 0 before the first, which shows what one costs."""
-        if not self._stalls:
-            return 0.0
-        nodes = len(set(self._learner.layout.nodes))
-        return young_interval(statistics.median(self._stalls), self._node_hours, nodes)
+        return self._interval.seconds
 
     def start(self, state: State, write_more: Callable[[Path], None] | None, began: float) -> Costs | None:
         """Begin a save of `state`, whose files are yet to be. `write_more` adds small files on this rank; training has stood
@@ -76,8 +58,7 @@ class Saver:
         """
         waited_from = time.monotonic()
         published = self.finish()
-        self._last = time.monotonic()
-        began += self._last - waited_from  # that is in the other save's costs
+        began += self._interval.begin() - waited_from  # that is in the other save's costs
         folder = checkpoints.save_folder(self._folder, state.position.step)
         beside = checkpoints.begin(folder)
         snapshot = snapshot_learner(self._learner, beside, copy=self._settings.asynchronous)
@@ -126,14 +107,8 @@ class Saver:
         checkpoints.prune(self._folder, self._settings.keep)
         now = time.monotonic()
         self._stall += now - began
-        self._stalls = [*self._stalls[-4:], self._stall]
+        self._interval.learn(self._stall)
         return Costs(self._stall, now - pending.began)
-
-
-def young_interval(stall: float, node_hours: float, nodes: int) -> float:
-    """Seconds between two saves that lose the least, to first order: sqrt(2 x stall x time between failures) (Young 1974;
-    Daly 2006, equation 13). `stall` in seconds; a node fails every `node_hours`, so that many nodes fail more often."""
-    return math.sqrt(2 * stall * HOUR * node_hours / nodes)
 
 
 class _Pending:

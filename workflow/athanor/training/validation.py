@@ -1,41 +1,19 @@
 """Loss on held-out sequences, domain by domain: nats per token and bits per byte, the same on any number of ranks."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from athanor.artifacts.files import write_json
-from athanor.artifacts.strict_json import finite
-from athanor.training.batches import Sample, micro_batch
+from athanor.training.batches import micro_batch
+from athanor.training.held_out import DomainLoss, HeldOut, domain_loss
 from athanor.training.objective import NextToken
 from athanor.training.optimizer import Learner
 from athanor.training.step import run_micro_batches
 
-VALIDATION = "validation.json"
-START_VALIDATION = "validation_start.json"  # of the weights that another stage trained
 TOKENS_A_FORWARD_PASS = 2048  # without gradients a pass needs little memory; larger ones gain nothing on a CPU
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Held-out samples of one domain, equally long, and the UTF-8 bytes of the tokens in them that count."""
-
-    samples: Sequence[Sample]
-    bytes: int
-
-
-@dataclass(frozen=True)
-class DomainLoss:
-    """Mean loss of a domain. Bits per byte = nats / (ln 2 * bytes): comparable between tokenizers."""
-
-    nats_per_token: float
-    tokens: int
-    bits_per_byte: float
 
 
 def validate(learner: Learner, held_out: Mapping[str, HeldOut]) -> dict[str, DomainLoss]:
@@ -49,11 +27,6 @@ def validate(learner: Learner, held_out: Mapping[str, HeldOut]) -> dict[str, Dom
     finally:
         for chunk in learner.chunks:
             chunk.train()
-
-
-def write_validation(path: Path, losses: Mapping[str, DomainLoss]) -> None:
-    """`validation.json`: domain → nats_per_token, tokens, bits_per_byte."""
-    write_json(path, finite({domain: asdict(loss) for domain, loss in losses.items()}))
 
 
 def _domain_loss(learner: Learner, held_out: HeldOut) -> DomainLoss:
@@ -74,4 +47,4 @@ def _domain_loss(learner: Learner, held_out: HeldOut) -> DomainLoss:
     dist.all_reduce(sums)
     nats = float(sums[0] / sums[1])
     tokens = sum(len(sample) - 1 if isinstance(sample, np.ndarray) else int(sample.counts[1:].sum()) for sample in samples)
-    return DomainLoss(nats, tokens, nats * tokens / (math.log(2) * held_out.bytes))
+    return domain_loss(nats, tokens, held_out.bytes)

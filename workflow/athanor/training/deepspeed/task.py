@@ -1,7 +1,7 @@
 """The seam: what is trained through DeepSpeed is a torch module, on batches that follow from positions, by a loss.
 
-Whatever is known only here (how a text becomes a batch, what a pair's loss is) is the caller's; how far, how fast, what is saved and
-how it goes on after a kill is the loop's. Nothing here imports DeepSpeed.
+Whatever is known only here (how a text becomes a batch, what a pair's loss is) is the caller's; how far, how fast, what is saved
+and how it goes on after a kill is the loop's. Nothing here imports DeepSpeed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +59,7 @@ class Measured:
 class ModuleTask:
     """What is trained, on what, and how far; a sample stands for `settings.sequence_length` tokens in every budget.
 
-    So a step takes `batch_tokens / sequence_length` samples, in micro-batches of `settings.parallel.micro_batch_size`. `batches` and
+    So a step takes `batch_tokens / sequence_length` samples, in micro-batches of `parallel.micro_batch_size`. `batches` and
     `held_out` are called only where something is computed, `failures` by rank 0.
     """
 
