@@ -9,6 +9,8 @@ from pathlib import Path
 from athanor.artifacts.run import StageError
 from athanor.artifacts.strict_json import line_of, read_lines
 from athanor.tracking.spool import NullSpool, Spool
+from athanor.training import checkpoints
+from athanor.training.checkpoints import Position
 
 CURVE = "curve.jsonl"
 REPLAY_TOLERANCE = 0.01  # nats: other layouts round differently; a wrong state is off by far more
@@ -96,3 +98,20 @@ def replays(before: float, now: float) -> bool:
 def read_curve(path: Path) -> list[Point]:
     """All whole lines of a curve, or none; a kill may have cut the last one."""
     return read_lines(path, Point)
+
+
+def refuse_to_lose(folder: Path, position: Position, interval: int, batch_tokens: int) -> None:
+    """Steps on record that no checkpoint holds were trained since the last save, or checkpoints are gone: say so before
+    training overwrites what is known of them. Those set aside by name are no surprise.
+
+    A save of every `interval` tokens comes with the step that crosses them, and may still be written when the next is due.
+    """
+    curve = folder / CURVE
+    behind = [point for point in read_curve(curve) if point.step > position.step]
+    lost = behind[-1].tokens - position.tokens if behind else 0
+    if lost > 2 * (interval + batch_tokens) and not checkpoints.set_aside_behind(folder, position.step):
+        raise StageError(
+            f"{curve} has {len(behind)} steps behind the newest whole checkpoint (step {position.step}): {lost} tokens would be "
+            f"trained again, and a save every {interval} tokens allows for no such loss. Bring the missing checkpoints back to "
+            f"{folder / checkpoints.SAVES}; or, if they are gone, move the curve away"
+        )

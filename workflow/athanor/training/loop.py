@@ -23,7 +23,7 @@ from athanor.recipe.schema import Model, SpikeAction, Training
 from athanor.training import checkpoints, proof
 from athanor.training.batches import MicroBatch, micro_batch
 from athanor.training.checkpoints import FINAL, Position, State
-from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed
+from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
 from athanor.training.failures import Failures, agreed_node_hours
 from athanor.training.held_out import START_VALIDATION, VALIDATION, HeldOut, write_validation
@@ -34,7 +34,7 @@ from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
 from athanor.training.profiling import Profiler
-from athanor.training.resuming import load_newest, refuse_to_lose
+from athanor.training.resuming import load_newest
 from athanor.training.routing import RoutingWatch
 from athanor.training.samples import SampleReader, micro_batches_of
 from athanor.training.saving import Saver

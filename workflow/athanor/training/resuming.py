@@ -6,7 +6,6 @@ from pathlib import Path
 from athanor.artifacts.run import StageError
 from athanor.training import checkpoints
 from athanor.training.checkpoints import Position, State
-from athanor.training.curve import CURVE, read_curve
 from athanor.training.optimizer import Learner
 from athanor.training.sharded_state import load_learner, load_weights
 
@@ -39,20 +38,3 @@ def load_newest(
         if newest is None:
             raise StageError(f"{source} is not what was saved: {wrong}; delete its manifest and make it again")
         checkpoints.set_aside(folder, newest, f"is not what was saved: {wrong}")
-
-
-def refuse_to_lose(folder: Path, position: Position, interval: int, batch_tokens: int) -> None:
-    """Steps on record that no checkpoint holds were trained since the last save, or checkpoints are gone: say so before
-    training overwrites what is known of them. Those set aside by name are no surprise.
-
-    A save of every `interval` tokens comes with the step that crosses them, and may still be written when the next is due.
-    """
-    curve = folder / CURVE
-    behind = [point for point in read_curve(curve) if point.step > position.step]
-    lost = behind[-1].tokens - position.tokens if behind else 0
-    if lost > 2 * (interval + batch_tokens) and not checkpoints.set_aside_behind(folder, position.step):
-        raise StageError(
-            f"{curve} has {len(behind)} steps behind the newest whole checkpoint (step {position.step}): {lost} tokens would be "
-            f"trained again, and a save every {interval} tokens allows for no such loss. Bring the missing checkpoints back to "
-            f"{folder / checkpoints.SAVES}; or, if they are gone, move the curve away"
-        )

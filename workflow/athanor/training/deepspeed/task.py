@@ -43,7 +43,7 @@ Loss = Callable[
     [torch.nn.Module, Batch], torch.Tensor
 ]  # [samples]: of each sample the sum that its weight divides, differentiable
 Weights = Mapping[str, torch.Tensor]  # the names of `state_dict`; whole, float32, on the CPU
-Write = Callable[[torch.nn.Module, Weights, Path], None]
+Write = Callable[[Weights, Path], None]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Fine-tuning of a dense language model in its Hugging Face form: from a folder to a folder, on packed conversations."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from athanor.artifacts.run import StageError
+from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
+from athanor.recipe.schema import Training, Zero
+from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
+from athanor.training.deepspeed.windows import PackedBatches, PackedReader, response_losses
+from athanor.training.held_out import HeldOut
+from athanor.training.samples import Sample
+
+
+def fine_tuning(
+    settings: Training,
+    zero: Zero,
+    start: Path,
+    samples: Callable[[], PackedReader],
+    held_out: Callable[[], Mapping[str, HeldOut]],
+) -> ModuleTask:
+    """The task of training the folder `start` on `samples` to the end of the budget."""
+    return ModuleTask(
+        settings=settings,
+        zero=zero,
+        end_tokens=settings.token_budget,
+        module=lambda: read_model(start),
+        batches=lambda: PackedBatches(samples()),
+        loss=response_losses,
+        held_out=lambda: {domain: measured(held) for domain, held in held_out().items()},
+        write=lambda weights, folder: write_model(start, weights, folder),
+    )
+
+
+def by_domain(task: ModuleTask, domains: tuple[str, ...], domain: Callable[[Any, int], str]) -> ModuleTask:
+    """The same, telling losses by `domain` of a sample of what `samples` gave."""
+
+    def of(batches: BatchReader, index: int) -> str:
+        assert isinstance(batches, PackedBatches)
+        return domain(batches.reader, index)
+
+    return replace(task, domains=domains, domain=of)
+
+
+def read_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder in float32 on the CPU. Tokens attend by torch's own kernel, which takes a mask of documents."""
+    disable_progress_bar()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    return model
+
+
+def write_model(start: Path, weights: Weights, folder: Path) -> None:
+    """The folder `start` with other weights, in float32, and its tokenizer."""
+    config = AutoConfig.from_pretrained(start, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config)
+    if odd := {name for name, _ in model.named_parameters()} ^ weights.keys():
+        raise StageError(
+            f"{start} and the trained weights differ in {', '.join(sorted(odd)[:5])}: train from the folder as it is"
+        )
+    model.load_state_dict(dict(weights), strict=False)  # a tied output layer has no weights of its own
+    model.tie_weights()
+    model.save_pretrained(folder)
+    for name in (*TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, folder / name)
+
+
+class _Listed:
+    """Held-out windows by their number."""
+
+    def __init__(self, samples: HeldOut) -> None:
+        self._samples = samples.samples
+
+    def sample(self, index: int) -> Sample:
+        return self._samples[index]
+
+
+def measured(held_out: HeldOut) -> Measured:
+    """Held-out windows as batches."""
+    return Measured(PackedBatches(_Listed(held_out)), len(held_out.samples), held_out.bytes)  # type: ignore[arg-type]

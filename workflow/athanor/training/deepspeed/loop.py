@@ -1,0 +1,274 @@
+"""The loop over a torch module: the steps, curve, saves, resumes and measurements of `training/loop.py`, through DeepSpeed.
+
+Everything a step needs follows from the position and the recipe, so a run that was killed at any instant and started again on
+as many ranks goes on as if nothing had happened: on a CPU to the last bit. Every rank reads samples of its own.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.artifacts.strict_json import number
+from athanor.recipe.schedules import BatchSizes
+from athanor.training import checkpoints
+from athanor.training.checkpoints import FINAL, Position, State
+from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
+from athanor.training.deepspeed.engine import Engine
+from athanor.training.deepspeed.measuring import measure
+from athanor.training.deepspeed.ranks import Ranks, connected
+from athanor.training.deepspeed.task import Batch, BatchReader, Measured, ModuleTask
+from athanor.training.errors import NonFiniteError
+from athanor.training.failures import agreed_node_hours
+from athanor.training.held_out import START_VALIDATION, VALIDATION, write_validation
+from athanor.training.intervals import Interval
+from athanor.training.monitor import Monitor
+from athanor.training.profiling import Profiler
+from athanor.training.samples import micro_batches_of
+from athanor.training.schedule import LearningRate
+from athanor.training.spikes import SpikeDetector
+from athanor.training.stopwatch import Part, Stopwatch
+
+MODEL = "model"  # what `ModuleTask.write` fills
+
+
+@dataclass
+class Learner:
+    """What learns, where, and where its time goes."""
+
+    engine: Engine
+    layout: Ranks
+    clock: Stopwatch
+
+
+def train(stage: StageRun, task: ModuleTask) -> Outcome:
+    """Train to `task.end_tokens`, or as far as the stage is let.
+
+    Leaves `checkpoint/`, `curve.jsonl`, `validation_start.json`, `validation.json` and `model/`. Raises Stopped when asked to
+    stop (after saving), NonFiniteError when the loss or the gradient is no number, and StageError where nothing can be trained.
+    """
+    with connected(task.settings.parallel.ranks, stage.recipe.seed) as ranks:
+        settings = task.settings
+        engine = Engine(task.module(), settings.optimizer, task.zero, settings.precision, settings.parallel.micro_batch_size)
+        return ModuleRun(stage, task, Learner(engine, ranks, Stopwatch(ranks.device))).to_the_end()
+
+
+class ModuleRun:
+    """One attempt."""
+
+    def __init__(self, stage: StageRun, task: ModuleTask, learner: Learner) -> None:
+        self.stage, self.settings, self.task, self.learner = stage, task.settings, task, learner
+        self.engine, self.ranks = learner.engine, learner.layout
+        self.rate, self.batch_sizes = LearningRate.of(task.settings), BatchSizes.of(task.settings)
+        peak = stage.site.peak_tflops if stage.site else 0.0
+        self.monitor = Monitor(stage.folder, learner, stage.recipe.model, task.settings, peak, task.domains)
+        self.profiler = Profiler(stage.folder, stage.rank)
+        self.spikes = SpikeDetector(self.settings.spikes)
+        saves = self.settings.checkpoint
+        self.interval = Interval(saves, agreed_node_hours(saves, task.failures), len(set(self.ranks.nodes)))
+        if stage.roll_back:
+            checkpoints.set_newest_aside(stage.folder)
+        self.position, self.saved = self._resume()
+        self.curve: Curve | None = None
+        if stage.rank == 0:
+            if saves.every_tokens:  # else nobody knows what a killed attempt may have lost
+                refuse_to_lose(stage.folder, self.position, saves.every_tokens, self.batch_sizes.largest)
+            self.curve = Curve(stage.folder / CURVE, 0, self.position.step)
+        self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
+
+    def _resume(self) -> tuple[Position, bool]:
+        """Load the newest checkpoint that is whole, and of this layout. Where training goes on, and whether that is a save."""
+        newest = checkpoints.newest_whole(self.stage.folder)
+        if newest is None:
+            return Position(), False
+        state = checkpoints.read_state(newest)
+        if state.layout != self._layout():
+            raise StageError(
+                f"{newest} was written by {_told(state.layout)}, and this job has {_told(self._layout())}: DeepSpeed's saves are "
+                f"cut by ranks, stage and precision; go on with those, or delete {self.stage.folder} and train anew"
+            )
+        self.engine.load(newest)
+        self.spikes.resume(state.usual)
+        if self.stage.rank == 0:
+            print(f"continuing from {newest} at {state.position.tokens} tokens", flush=True)
+        return state.position, True
+
+    def _layout(self) -> dict[str, Any]:
+        zero = self.task.zero
+        return {
+            "backend": "deepspeed",
+            "ranks": self.ranks.data_ranks,
+            "zero": zero.stage,
+            "offload": zero.offload,
+            "precision": self.settings.precision.value,
+        }
+
+    def to_the_end(self) -> Outcome:
+        """All steps that are left, the last validation, the weights, and the result."""
+        if not self._at_end():
+            held_out = self.task.held_out()
+            if not self.position.step and not (self.stage.folder / START_VALIDATION).is_file():
+                self._validate(held_out, START_VALIDATION)
+            while not self._at_end():
+                self.one_step(held_out)
+        if not self.saved:
+            self.save()
+        if not (self.stage.folder / VALIDATION).is_file() or self.seconds_trained:
+            self._validate(self.task.held_out(), VALIDATION)
+        if self.curve is not None:
+            self.curve.close()
+        self._write_model()
+        last = checkpoints.save_folder(self.stage.folder, self.position.step)
+        checkpoints.finalize(self.stage.folder, last if last.is_dir() else self.stage.folder / FINAL)
+        return self._outcome()
+
+    @cached_property
+    def batches(self) -> BatchReader:
+        """The corpus, opened when something is computed."""
+        return self.task.batches()
+
+    def one_step(self, held_out: Mapping[str, Measured]) -> None:
+        """From the position to the next, with whatever is due behind it."""
+        began, before = time.perf_counter(), self.position
+        count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
+        after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
+        samples = range(before.samples, after.samples)
+        size, layout = self.settings.parallel.micro_batch_size, self.ranks
+        mine = micro_batches_of(samples, size, layout.data_rank, layout.data_ranks)
+        with self.learner.clock.part(Part.DATA):
+            batches = [self.batches.batch(batch).to(layout.device) for batch in mine]
+        with self.learner.clock.part(Part.COMPUTE):
+            rows, weight = self._gradients(batches)
+        told = [float(rows[:, 0].sum()), self.stage.stop_requested, self._save_is_due(), self.profiler.asked()]
+        loss_sum, stops, saves, profiled = self._sum(told)
+        loss, lr = loss_sum / weight, self.rate(after.tokens)
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"loss {loss} at step {after.step}, samples {samples.start} to {samples.stop - 1}")
+        with self.learner.clock.part(Part.OPTIMIZER):
+            norm = self.engine.step(lr)
+        if not math.isfinite(norm):  # these weights are never saved
+            raise NonFiniteError(f"gradient norm {norm} at step {after.step}, samples {samples.start} to {samples.stop - 1}")
+        self._tell_spike(loss, norm, after.step)
+        self.profiler.step_done(after.step)
+        if profiled:
+            self.profiler.begin(after.step, int(profiled))
+        self.position, self.saved = after, False
+        self.seconds_trained += time.perf_counter() - began
+        domains = [self.task.domain(self.batches, index) for batch in mine for index in batch] if self.task.domain else []
+        self.monitor.step_done(after.tokens - before.tokens, domains, rows)
+        self._record(Point(after.step, after.tokens, lr, loss, norm, 0.0))
+        self._behind_step(held_out, before, stop=stops > 0, save=saves > 0)
+
+    def _behind_step(self, held_out: Mapping[str, Measured], before: Position, *, stop: bool, save: bool) -> None:
+        after, every = self.position, self.settings.checkpoint.every_tokens
+        if self._at_end():
+            return
+        if crossed(before.tokens, after.tokens, self.settings.validate_every_tokens):
+            self._validate(held_out)
+        if stop:
+            self.save()
+            raise Stopped(f"{self.stage.stage}/{self.stage.instance} saved at {after.tokens} tokens, step {after.step}")
+        if crossed(before.tokens, after.tokens, every) if every else save:
+            with self.learner.clock.part(Part.CHECKPOINT):
+                self.save()
+
+    def _gradients(self, batches: list[Batch]) -> tuple[torch.Tensor, float]:
+        """Of the mean loss of the whole step. Returns losses and weights of this rank's samples [samples, 2], float64, and the
+        weight of all ranks'.
+
+        The sum of weights comes first, so that no sample counts more because its rank has fewer tokens.
+        """
+        [weight] = self._sum([float(sum(batch.weights.sum() for batch in batches))])
+        rows = []
+        for done, batch in enumerate(batches, start=1):
+            self.engine.begin_pass(last=done == len(batches))
+            losses = self.task.loss(self.engine.module, batch)
+            self.engine.backward(losses.sum() / max(weight, 1.0))
+            rows.append(torch.stack([losses.detach().double(), batch.weights.double()], dim=1))
+        return torch.cat(rows), weight
+
+    def _sum(self, values: list[float]) -> list[float]:
+        vector = torch.tensor(values, dtype=torch.float64, device=self.ranks.device)
+        dist.all_reduce(vector)
+        total: list[float] = vector.tolist()
+        return total
+
+    def _save_is_due(self) -> bool:
+        return self.stage.rank == 0 and self.interval.is_over()
+
+    def _at_end(self) -> bool:
+        return self.position.tokens >= self.task.end_tokens
+
+    def _tell_spike(self, loss: float, norm: float, step: int) -> None:
+        """Spikes are told alone: DeepSpeed has updated by the time that a norm is known."""
+        if (what := self.spikes.judge(loss, norm)) and self.stage.rank == 0:
+            print(f"spike at step {step}: {what} (log)", flush=True)
+            self.stage.spool.metrics(step, {"spike": 1.0})
+        self.spikes.learn(loss, norm)
+
+    def _record(self, point: Point) -> None:
+        self.stage.progress(point.tokens, self.task.end_tokens, "tokens")
+        if self.curve is not None:
+            compare_with_before(self.curve, point.step, point.loss, self.stage.spool)
+            self.curve.add(point)
+        if point.step % self.settings.log_every_steps == 0 or self._at_end():
+            values = {"tokens": point.tokens, "loss": point.loss, "lr": point.lr, "grad_norm": point.grad_norm}
+            self.stage.spool.metrics(point.step, {**values, **self.monitor.take(point.step)})
+
+    def save(self) -> None:
+        """A checkpoint of the position, written while training stands still."""
+        began = self.interval.begin()
+        if self.curve is not None:
+            self.curve.secure()
+        state = State(self.position, self._layout(), optimizer=True, usual=self.spikes.state())
+        checkpoints.save(checkpoints.save_folder(self.stage.folder, self.position.step), self.engine.save, state)
+        checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
+        stall = time.monotonic() - began
+        self.interval.learn(stall)
+        self.stage.spool.metrics(self.position.step, {"checkpoint_stall_seconds": stall, "checkpoint_seconds": stall})
+        self.saved = True
+
+    def _validate(self, held_out: Mapping[str, Measured], kept_as: str = "") -> None:
+        losses = measure(self.engine, self.task.loss, held_out, self.ranks, self.settings.parallel.micro_batch_size)
+        values = {f"validation/{domain}/nats_per_token": loss.nats_per_token for domain, loss in losses.items()}
+        values |= {f"validation/{d}/bits_per_byte": loss.bits_per_byte for d, loss in losses.items() if held_out[d].bytes}
+        self.stage.spool.metrics(self.position.step, values)
+        if kept_as and self.stage.rank == 0:
+            write_validation(self.stage.folder / kept_as, losses)
+
+    def _write_model(self) -> None:
+        """Fill `model/` beside and rename: it is whole where it has its name."""
+        weights = self.engine.weights()
+        folder = self.stage.folder / MODEL
+        if self.stage.rank == 0:
+            beside = folder.with_name(f".{MODEL}.writing")
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.mkdir()
+            self.task.write(weights, beside)
+            os.replace(beside, folder)
+        dist.barrier()
+
+    def _outcome(self) -> Outcome:
+        at, metrics = self.position, dict[str, float]()
+        if self.curve is not None and self.curve.last is not None:
+            metrics["loss"] = self.curve.last.loss
+            for domain, loss in json.loads((self.stage.folder / VALIDATION).read_text()).items():
+                metrics |= {f"{domain}/{name}": number(loss[name]) for name in ("bits_per_byte", "nats_per_token")}
+        if self.seconds_trained:
+            metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
+        counters: dict[str, int | str] = {"step": at.step, "tokens": at.tokens, "samples": at.samples}
+        return Outcome((FINAL, CURVE, VALIDATION, START_VALIDATION, MODEL), counters, metrics)
+
+
+def _told(layout: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in layout.items())

@@ -1,0 +1,42 @@
+"""The ranks of a job that know data parallelism alone."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from athanor.training.world import claim_device, connect, nodes_of, place
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This rank among all; each reads samples of its own."""
+
+    rank: int
+    data_ranks: int
+    device: torch.device
+    nodes: tuple[str, ...]
+
+    @property
+    def data_rank(self) -> int:
+        """Which samples it reads."""
+        return self.rank
+
+
+@contextmanager
+def connected(ranks: int, seed: int) -> Iterator[Ranks]:
+    """Connect this rank with the others, seed all random generators, and take the connection down again. Raises StageError."""
+    rank, world_size = place(ranks)
+    device = claim_device()
+    connect(rank, world_size)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield Ranks(rank, world_size, device, nodes_of(world_size))
+    finally:
+        dist.destroy_process_group()
