@@ -18,7 +18,14 @@ from typing import Any
 DEADLINE_SECONDS = 400
 # Who has looked for a CUDA device cannot use one in a forked child: where there is one, ranks start from nothing.
 SERVER = multiprocessing.get_context("spawn" if Path("/dev/nvidiactl").exists() else "forkserver")
-SERVER.set_forkserver_preload(["athanor.training.initialization", "athanor.training.loop", "athanor.training.deepspeed.language"])
+SERVER.set_forkserver_preload(
+    [
+        "athanor.training.initialization",
+        "athanor.training.loop",
+        "athanor.training.deepspeed.language",
+        "transformers.models.qwen3.modeling_qwen3",
+    ]
+)
 
 
 class Rank:

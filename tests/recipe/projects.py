@@ -14,6 +14,7 @@ PINS = {
     "torch": "2.13.0",
     "megatron-core": "0.16.1",
     "transformer-engine": "2.11.0",
+    "deepspeed": "0.19.8",
     "tokenizers": "0.23.3",
     "transformers": "5.23.0",
     "safetensors": "0.8.0",

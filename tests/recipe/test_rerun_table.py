@@ -150,6 +150,9 @@ RERUN |= {
     "sft.sequence_length": (256, PACK),
     "sft.mixture": ({"ask": 2}, SFT),
     "sft.shuffled_control": (True, ANSWERS | {"pack", "sft", "export"}),  # one more model beside the other
+    "sft.backend": ("deepspeed", SFT),
+    "sft.zero.stage": (3, NOTHING),
+    "sft.zero.offload": (True, NOTHING),
     "sft.answers.prompts": (32, ANSWERS),
     "sft.answers.samples": (2, ANSWERS),
     "sft.answers.max_new_tokens": (32, ANSWERS),

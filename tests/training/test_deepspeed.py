@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from athanor.recipe.schema import Precision, Recipe, Zero
+from athanor.recipe.families import family_of
+from athanor.recipe.schema import Model, Precision, Recipe, Zero
+from athanor.training.checkpoints import FINAL
 from tests.training import module_program as program
+from tests.training import processes
 from tests.training.module_program import ModuleJob
+from tests.training.program import Job
 from tests.training.recipes import BATCH, recipe
 
 STEPS = 6
@@ -19,6 +23,7 @@ STEPS = 6
 # stages 2 and 3 add up micro-batches otherwise than 0 and 1, which agree to the last bit.
 TOLERANCES = {Precision.FP32: 2e-7, Precision.BF16: 5e-4}
 OF_NORM = {Precision.FP32: 1e-6, Precision.BF16: 2e-3}
+BACKENDS = 2e-7  # nats, Megatron against DeepSpeed; measured 2.6e-8
 CASES = [(precision, stage) for precision in TOLERANCES for stage in range(4)]
 
 
@@ -53,6 +58,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Callable[
         return made[precision, stage]
 
     return of
+
+
+def _exported(checkpoint: Path, model: Model, into: Path) -> Path:
+    """Megatron's weights as a Hugging Face folder, without a tokenizer."""
+    from athanor.models.conversions import correspondences
+    from athanor.models.huggingface import configuration
+    from athanor.models.weight_files import headers, open_checkpoint, plan_shards, write_weights
+
+    configuration(model, torch.float32, None, None).save_pretrained(into)
+    table = list(correspondences(model, family_of(model)))
+    layout = headers(plan_shards(table, 4, 10**9), lambda _: torch.float32)
+    write_weights(into, layout, open_checkpoint(checkpoint, model, table), table, lambda done, total: None)
+    return into
 
 
 def _curve(run: Path, key: str) -> list[float]:
@@ -176,6 +194,27 @@ def test_spool_tells_rates_parts_domains_and_validation(trained: Callable[[Preci
         '"validation/odd/bits_per_byte"',
     ):
         assert word in spool.read_text(), word
+
+
+def test_megatron_and_deepspeed_train_alike_on_packed_windows(tmp_path: Path) -> None:
+    """A dense model on the same windows by the same schedule, on two data ranks each, from the same weights."""
+    settings = recipe(2, model={"num_experts": 0}, parallel={"micro_batch_size": 1})
+    fresh = Job(tmp_path / "fresh", recipe(1, model={"num_experts": 0}))
+    assert processes.run(fresh) == [0], processes.log(fresh)
+    megatron = Job(tmp_path / "megatron", settings, fresh.folder / FINAL, STEPS * BATCH, packed=True)
+    assert processes.run(megatron, 2) == [0, 0], processes.log(megatron)
+    folder = _exported(fresh.folder / FINAL, settings.model, tmp_path / "exported")
+    deepspeed = ModuleJob(tmp_path / "deepspeed", settings, folder, Zero(stage=2), STEPS * BATCH)
+    assert program.run(deepspeed, 2) == [0, 0], program.log(deepspeed)
+    for key in ("tokens", "lr"):
+        assert _curve(deepspeed.folder, key) == _curve(megatron.folder, key)
+    assert _curve(deepspeed.folder, "loss") == pytest.approx(_curve(megatron.folder, "loss"), abs=BACKENDS, rel=0)
+    assert _curve(deepspeed.folder, "grad_norm") == pytest.approx(_curve(megatron.folder, "grad_norm"), rel=1e-4)
+    for name in ("validation_start.json", "validation.json"):
+        found, expected = (json.loads((job.folder / name).read_text()) for job in (deepspeed, megatron))
+        for domain, loss in expected.items():
+            assert found[domain]["tokens"] == loss["tokens"]
+            assert found[domain]["nats_per_token"] == pytest.approx(loss["nats_per_token"], abs=BACKENDS)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,6 +10,7 @@ from athanor.recipe.families import CONFIG
 
 INDEX_FILE = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
+MODEL_FOLDER = "model"  # of an artifact that holds such a folder
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_TOKENIZER_FILES = ("special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt", "added_tokens.json")
 

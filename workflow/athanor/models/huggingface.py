@@ -120,10 +120,10 @@ def export(
     ExportError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_files = _copy_tokenizer(tokenizer, folder)
+    tokenizer_files = copy_tokenizer(tokenizer, folder)
     if chat:
-        _teach_to_chat(folder)
-    eos, pad = _special_tokens(folder)
+        teach_to_chat(folder)
+    eos, pad = special_tokens(folder)
     dtype = DTYPES[settings.dtype]
     configuration(model, dtype, eos, pad).save_pretrained(folder)
     GenerationConfig(eos_token_id=eos, pad_token_id=pad).save_pretrained(folder)
@@ -138,14 +138,15 @@ def export(
     return Exported(tuple(sorted(files)), sum(piece.values for piece in table), weight_bytes)
 
 
-def _copy_tokenizer(tokenizer: Path, folder: Path) -> list[str]:
+def copy_tokenizer(tokenizer: Path, folder: Path) -> list[str]:
+    """Copy a tokenizer's files into `folder`; their names."""
     names = [*TOKENIZER_FILES, *(name for name in OPTIONAL_TOKENIZER_FILES if (tokenizer / name).is_file())]
     for name in names:
         shutil.copyfile(tokenizer / name, folder / name)
     return names
 
 
-def _teach_to_chat(folder: Path) -> None:
+def teach_to_chat(folder: Path) -> None:
     """Put the chat template into the tokenizer's config, and have it stop where a turn ends."""
     path = folder / TOKENIZER_FILES[1]
     config = json.loads(path.read_text())
@@ -153,7 +154,7 @@ def _teach_to_chat(folder: Path) -> None:
     write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def _special_tokens(folder: Path) -> tuple[int | None, int | None]:
+def special_tokens(folder: Path) -> tuple[int | None, int | None]:
     """Ids of the end-of-text and the padding token, as the tokenizer itself says."""
     config = PretrainedConfig()  # without one, AutoTokenizer looks for a config.json that is not written yet
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from athanor.recipe.combinations import illegal_combinations
 from athanor.recipe.environments import environments
 from athanor.recipe.families import CONFIG, ConfigError, differences, read_config
 from athanor.recipe.finetuning import illegal_finetuning
@@ -159,5 +160,5 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_export, _suites,
+    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_export, _suites,
 )  # fmt: skip

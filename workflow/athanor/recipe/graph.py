@@ -92,9 +92,16 @@ class Graph:
         self.recipe, self._project = recipe, project
         self._artifacts: dict[str, Artifact] = {}
 
-    def add(self, stage: str, instance: str, section: Mapping[str, Any], upstreams: Mapping[str, Artifact]) -> Artifact:
-        """Put one more artifact in the graph."""
-        packages = pins(self._project, self.recipe.environment, STAGES[stage].packages)
+    def add(
+        self,
+        stage: str,
+        instance: str,
+        section: Mapping[str, Any],
+        upstreams: Mapping[str, Artifact],
+        packages_instead: tuple[str, ...] = (),
+    ) -> Artifact:
+        """Put one more artifact in the graph. `packages_instead` decide its result where the stage's own do not."""
+        packages = pins(self._project, self.recipe.environment, packages_instead or STAGES[stage].packages)
         artifact = Artifact(stage, instance, section, upstreams, packages)
         self._artifacts[artifact.name] = artifact
         return artifact

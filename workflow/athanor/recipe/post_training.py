@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, Artifact, Graph
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
-from athanor.recipe.schema import Recipe, Responses
+from athanor.recipe.schema import Backend, Recipe, Responses, Sft
 from athanor.recipe.sections import (
     answers_section,
+    backend_section,
     conversations_section,
     model_section,
     pack_section,
@@ -16,6 +17,8 @@ from athanor.recipe.sections import (
     selection_section,
     training_section,
 )
+
+OF_DEEPSPEED = ("torch", "deepspeed", "transformers")  # what decides the result of a training in the Hugging Face form
 
 
 def post_train(r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
@@ -37,8 +40,9 @@ class _PostTraining:
             for name in dict.fromkeys([*r.sft.mixture, *(r.offline.mixture if r.learns_offline else ())])
         }
         own = {name: self._pack(name, Responses.OWN, conversations) for name, conversations in made.items()}
-        tuned = self._fine_tune(base, own, made)
-        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()} | self._search(base, own)
+        start = base_model if r.sft.backend is Backend.DEEPSPEED else base
+        tuned = self._fine_tune(start, own, made)
+        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()} | self._search(start, own)
         models = {"base": base_model, FINE_TUNED: self._export(FINE_TUNED, tuned["model"])}
         if SECOND in tuned:
             models[f"sft-{SECOND}"] = self._export(f"sft-{SECOND}", tuned[SECOND])
@@ -60,26 +64,28 @@ class _PostTraining:
         upstreams = {"conversations": conversations, "tokenizer": self.tokenizer}
         return self.graph.add("pack", label, pack_section(self.r, kind), upstreams)
 
-    def _fine_tune(self, base: Artifact, own: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    def _fine_tune(self, start: Artifact, own: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
         r = self.r
-        section = training_section(r, r.sft, "sft", r.sft.token_budget)
         packs = {name: own[name] for name in r.sft.mixture}
-        tuned = {"model": self.graph.add("sft", "model", section, {"start": base, **packs})}
+        tuned = {"model": self._train("model", r.sft, {"start": start, **packs})}
         if r.learns_offline and r.offline.second_model:
-            tuned[SECOND] = self.graph.add("sft", SECOND, {**section, "order": SECOND}, {"start": base, **packs})
+            tuned[SECOND] = self._train(SECOND, r.sft, {"start": start, **packs}, order=SECOND)
         if r.sft.shuffled_control:
             others = {name: self._pack(name, Responses.SHUFFLED, made[name]) for name in r.sft.mixture}
-            tuned[SHUFFLED] = self.graph.add("sft", SHUFFLED, section, {"start": base, **others, **_held_out(packs)})
+            tuned[SHUFFLED] = self._train(SHUFFLED, r.sft, {"start": start, **others, **_held_out(packs)})
         return tuned
 
-    def _search(self, base: Artifact, own: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    def _train(self, label: str, settings: Sft, upstreams: Mapping[str, Artifact], **more: str) -> Artifact:
+        section = {**training_section(self.r, settings, "sft", settings.token_budget), **backend_section(settings), **more}
+        return self.graph.add("sft", label, section, upstreams, _packages(settings))
+
+    def _search(self, start: Artifact, own: Mapping[str, Artifact]) -> dict[str, Artifact]:
         """A short fine-tuning of every mixture that is tried."""
         r, tried = self.r, {}
         held_out = _held_out({name: own[name] for name in r.sft.mixture})
         for name, mixture in mixtures(r.sft).items():
             settings, packs = settings_of(r.sft, name), {task: own[task] for task in mixture}
-            section = training_section(r, settings, "sft", settings.token_budget)
-            tried[f"sft-{SEARCH}{name}"] = self.graph.add("sft", f"{SEARCH}{name}", section, {"start": base, **packs, **held_out})
+            tried[f"sft-{SEARCH}{name}"] = self._train(f"{SEARCH}{name}", settings, {"start": start, **packs, **held_out})
         return tried
 
     def _learn_offline(
@@ -119,6 +125,11 @@ class _PostTraining:
             f"answers-{label}": self.graph.add("answers", label, answers_section(r), {"model": model, **questions})
             for label, model in models.items()
         }
+
+
+def _packages(settings: Sft) -> tuple[str, ...]:
+    """Those that decide the result instead of Megatron's; none where it trains."""
+    return () if settings.backend is Backend.MEGATRON else OF_DEEPSPEED
 
 
 def _held_out(packs: Mapping[str, Artifact]) -> dict[str, Artifact]:

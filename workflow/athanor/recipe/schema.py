@@ -165,30 +165,6 @@ class Backend(StrEnum):
     DEEPSPEED = "deepspeed"  # dense models in their Hugging Face form, data ranks alone
 
 
-class OptimizerName(StrEnum):
-    """The update rule."""
-
-    ADAMW = "adamw"  # Loshchilov and Hutter 2019
-    LION = "lion"  # Chen et al. 2023
-    ADAN = "adan"  # Xie et al. 2022
-    SOPHIA = "sophia"  # Liu et al. 2023, SophiaG: Gauss-Newton-Bartlett estimates
-    MUON = "muon"  # Jordan et al. 2024; AdamW for what is no hidden matrix
-    LOMO = "lomo"  # Lv et al. 2023
-    ADALOMO = "adalomo"  # Lv et al. 2024
-
-
-class PeftKind(StrEnum):
-    """Which few weights are trained beside frozen ones."""
-
-    NONE = "none"  # all weights
-    LORA = "lora"  # Hu et al. 2021
-    DORA = "dora"  # Liu et al. 2024
-    PREFIX = "prefix"  # Li and Liang 2021
-    PROMPT = "prompt"  # Lester et al. 2021
-    IA3 = "ia3"  # Liu et al. 2022
-    QLORA = "qlora"  # Dettmers et al. 2023
-
-
 @dataclass
 class Source:
     """One corpus: where it comes from, what it may be used for, how its documents are read."""
@@ -438,6 +414,11 @@ class Sft(Training):
     Tokens are those of the packed windows. Its control trains on the same prompts with another prompt's response.
     """
 
+    backend: Backend = key(
+        Backend.MEGATRON,
+        "megatron | deepspeed (dense models; starts from the exported folder and makes one, docs/deepspeed.md)",
+    )
+    zero: Zero = key(Zero(), "what the data ranks of backend deepspeed keep a part of each")
     tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
     shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled responses")
     answers: Answers = key(Answers(), "held-out questions that are asked")

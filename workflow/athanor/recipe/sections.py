@@ -10,6 +10,7 @@ from typing import Any
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.schedules import decay_of
 from athanor.recipe.schema import (
+    Backend,
     Balance,
     Model,
     Precision,
@@ -17,6 +18,7 @@ from athanor.recipe.schema import (
     Responses,
     RolloutEngine,
     Router,
+    Sft,
     Source,
     SourceKind,
     SpikeAction,
@@ -147,3 +149,8 @@ def evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:
     section = flatten(r.evaluate, "evaluate")
     del section["evaluate.batch_size"]
     return {**section, **domains, "max_sequence_length": r.model.max_sequence_length}
+
+
+def backend_section(settings: Sft) -> dict[str, Any]:
+    """What the backend of fine-tuning adds: nothing for Megatron. ZeRO spreads the same step over ranks."""
+    return {} if settings.backend is Backend.MEGATRON else {"sft.backend": settings.backend}

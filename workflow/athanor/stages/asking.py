@@ -7,6 +7,7 @@ from pathlib import Path
 from athanor.artifacts.run import StageError, StageRun, Stopped
 from athanor.data.chat import ChatEncoder
 from athanor.data.conversations import Conversation, answer_of, question_of
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.schema import RolloutEngine
 from athanor.rewards.verifiers import Judge
 from athanor.rl.answers import Answer
@@ -15,7 +16,6 @@ from athanor.rl.rollouts.sampling import Engine, Finish, Prompt, Sampling
 from athanor.rl.rollouts.served import ServerEngine
 from athanor.rl.rollouts.server import Server
 from athanor.rl.rollouts.shards import Order, read_samples, roll_out
-from athanor.stages.export import MODEL_FOLDER
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.models.huggingface import export
+from athanor.models.huggingface_copy import export_folder
 from athanor.models.torch_dist import CheckpointError
 from athanor.models.weight_files import ExportError
 from athanor.recipe.families import family_of
-
-MODEL_FOLDER = "model"
 
 
 def run(stage: StageRun) -> Outcome:
@@ -21,16 +21,15 @@ def run(stage: StageRun) -> Outcome:
         if stage.stop_requested and done < total:
             raise Stopped(f"export of {stage.instance} after {done} of {total} weight files")
 
+    tokenizer, folder, trained_in = stage.input_named("tokenizer").folder, stage.folder / MODEL_FOLDER, checkpoint.folder
     try:
-        exported = export(
-            checkpoint.folder / "checkpoint",
-            stage.input_named("tokenizer").folder,
-            stage.folder / MODEL_FOLDER,
-            stage.recipe.model,
-            stage.recipe.export,
-            progress,
-            chat=checkpoint.manifest.result.stage in ("sft", "offline"),
-        )
+        if (trained_in / MODEL_FOLDER).is_dir():  # it was trained in this form already
+            exported = export_folder(trained_in / MODEL_FOLDER, tokenizer, folder, stage.recipe.export, progress)
+        else:
+            chat = checkpoint.manifest.result.stage in ("sft", "offline")
+            exported = export(
+                trained_in / "checkpoint", tokenizer, folder, stage.recipe.model, stage.recipe.export, progress, chat=chat
+            )
     except (CheckpointError, ExportError) as error:
         raise StageError(str(error)) from error
     trained = {name: checkpoint.counters[name] for name in ("step", "tokens") if name in checkpoint.counters}

@@ -1,6 +1,7 @@
 """Supervised fine-tuning of the pretrained model on packed conversations, or of its control on others' responses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ from athanor.artifacts.run import Outcome, StageRun
 from athanor.data.mixture import PackedMixture
 from athanor.data.packing import PackedWindows
 from athanor.data.token_store import read_token_bytes
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.graph import HELD_OUT, SECOND, SHUFFLED
 from athanor.recipe.mixture_search import SEARCH, settings_of
-from athanor.recipe.schema import Training
+from athanor.recipe.schema import Backend, Sft, Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL
 from athanor.training.held_out import HeldOut
-from athanor.training.loop import Task, train
 
 
 def run(stage: StageRun) -> Outcome:
@@ -36,21 +37,59 @@ def fine_tune(stage: StageRun, settings: Training, mixture: Mapping[str, float],
     """
     packs = {name: stage.input_named(name).folder / TRAIN for name in mixture}
     measured = {name: _measured(stage, name) for name in stage.recipe.sft.mixture}
+
+    def samples() -> PackedMixture:
+        return PackedMixture(packs, mixture, settings.sequence_length, seed)
+
+    def held_out() -> dict[str, HeldOut]:
+        return _held_out(settings, measured, stage.recipe.sft.sequence_length)
+
+    learnt = Learnt(settings, tuple(mixture), samples, held_out)
+    deepspeed = isinstance(settings, Sft) and settings.backend is Backend.DEEPSPEED
+    outcome = _by_deepspeed(stage, learnt) if deepspeed else _by_megatron(stage, learnt)
+    described = {"tokens": outcome.counters["tokens"], "responses": responses}
+    path, source = (MODEL_FOLDER, "huggingface") if deepspeed else (FINAL, "megatron")
+    stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), path, described, source)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is learnt by which settings; opened where something is computed."""
+
+    settings: Training
+    domains: tuple[str, ...]
+    samples: Callable[[], PackedMixture]
+    held_out: Callable[[], dict[str, HeldOut]]
+
+
+def _by_megatron(stage: StageRun, learnt: Learnt) -> Outcome:
+    """From Megatron's checkpoint to another."""
+    from athanor.training.loop import Task, train
+
     task = Task(
-        settings=settings,
+        settings=learnt.settings,
         start=stage.input_named("start").folder / FINAL,
-        end_tokens=settings.token_budget,
-        samples=lambda: PackedMixture(packs, mixture, settings.sequence_length, seed),
-        held_out=lambda: _held_out(settings, measured, stage.recipe.sft.sequence_length),
-        domains=tuple(mixture),
+        end_tokens=learnt.settings.token_budget,
+        samples=learnt.samples,
+        held_out=learnt.held_out,
+        domains=learnt.domains,
         domain=lambda samples, index: samples.where(index).source,
         afresh=True,
         failures=lambda: failures_so_far(stage),
     )
-    outcome = train(stage, task)
-    described = {"tokens": outcome.counters["tokens"], "responses": responses}
-    stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), FINAL, described, "megatron")
-    return outcome
+    return train(stage, task)
+
+
+def _by_deepspeed(stage: StageRun, learnt: Learnt) -> Outcome:
+    """From a Hugging Face folder to another, with DeepSpeed's checkpoint beside it."""
+    from athanor.training.deepspeed.language import by_domain, fine_tuning
+    from athanor.training.deepspeed.loop import train
+
+    start = stage.input_named("start").folder / MODEL_FOLDER
+    task = fine_tuning(learnt.settings, stage.recipe.sft.zero, start, learnt.samples, learnt.held_out)
+    task = by_domain(task, learnt.domains, lambda samples, index: samples.where(index).source)
+    return train(stage, replace(task, failures=lambda: failures_so_far(stage)))
 
 
 def _measured(stage: StageRun, name: str) -> Path:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.artifacts.strict_json import number
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.schedules import BatchSizes
 from athanor.training import checkpoints
 from athanor.training.checkpoints import FINAL, Position, State
@@ -37,8 +38,6 @@ from athanor.training.samples import micro_batches_of
 from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SpikeDetector
 from athanor.training.stopwatch import Part, Stopwatch
-
-MODEL = "model"  # what `ModuleTask.write` fills
 
 
 @dataclass
@@ -248,9 +247,9 @@ class ModuleRun:
     def _write_model(self) -> None:
         """Fill `model/` beside and rename: it is whole where it has its name."""
         weights = self.engine.weights()
-        folder = self.stage.folder / MODEL
+        folder = self.stage.folder / MODEL_FOLDER
         if self.stage.rank == 0:
-            beside = folder.with_name(f".{MODEL}.writing")
+            beside = folder.with_name(f".{MODEL_FOLDER}.writing")
             shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
             beside.mkdir()
@@ -267,7 +266,7 @@ class ModuleRun:
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         counters: dict[str, int | str] = {"step": at.step, "tokens": at.tokens, "samples": at.samples}
-        return Outcome((FINAL, CURVE, VALIDATION, START_VALIDATION, MODEL), counters, metrics)
+        return Outcome((FINAL, CURVE, VALIDATION, START_VALIDATION, MODEL_FOLDER), counters, metrics)
 
 
 def _told(layout: Mapping[str, Any]) -> str:

@@ -1,0 +1,60 @@
+"""What fine-tuning cannot combine: each row of the table is refused with the nearest legal choice, and the docs print it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from athanor.recipe.combinations import ROWS, table
+from athanor.recipe.loading import read_recipe
+from tests.recipe.projects import Project, base, put
+from tests.recipe.schema_walk import with_entries
+
+DOCS = Path(__file__).parents[2] / "docs" / "deepspeed.md"
+DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, "offline.mixture": {}}
+# By the row it must break: what to change in the small recipe, and what the key's value is told as.
+BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
+    ("sft.backend", "num_experts"): ({"sft.backend": "deepspeed", "offline.mixture": {}}, "'deepspeed'"),
+    ("sft.backend", "offline"): ({**DENSE, "offline.mixture": {"ask": 1}}, "'deepspeed'"),
+    ("sft.parallel.tensor", "tensor"): ({**DENSE, "sft.parallel.tensor": 2, "sft.parallel.ranks": 2}, "2"),
+    ("sft.parallel.pipeline", "pipeline"): ({**DENSE, "sft.parallel.pipeline": 2, "sft.parallel.ranks": 2}, "2"),
+    ("sft.parallel.overlap", "overlap"): ({**DENSE, "sft.parallel.overlap": True}, "True"),
+    ("sft.parallel.recompute", "recompute"): ({**DENSE, "sft.parallel.recompute": "full"}, "'full'"),
+    ("sft.precision", "FP8"): ({**DENSE, "sft.precision": "fp8_emulated"}, "'fp8_emulated'"),
+    ("sft.spikes.action", "skip"): ({**DENSE, "sft.spikes.action": "skip"}, "'skip'"),
+    ("sft.freeze", "freeze"): ({**DENSE, "sft.freeze": ["embedding"]}, "['embedding']"),
+    ("sft.checkpoint.local_first", "local_first"): ({**DENSE, "sft.checkpoint.local_first": True}, "True"),
+    ("sft.zero.offload", "`stage` 0"): ({**DENSE, "sft.zero.stage": 0, "sft.zero.offload": True}, "True"),
+    ("sft.zero.stage", "megatron"): ({"sft.zero.stage": 3}, "3"),
+    ("sft.zero.offload", "megatron"): ({"sft.zero.offload": True}, "True"),
+}
+
+
+def _problems(project: Project, changes: dict[str, Any]) -> list[str]:
+    data = with_entries(base())
+    for path, value in changes.items():
+        put(data, path, value)
+    project.write("bad", data)
+    return [str(problem) for problem in read_recipe("bad").problems]
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=" ".join)
+def test_illegal_combination_is_refused_with_reason_and_nearest_choice(project: Project, case: tuple[str, str]) -> None:
+    key, word = case
+    [row] = [row for row in ROWS if row.key == key and word in row.when]
+    changes, value = BROKEN[case]
+    assert _problems(project, changes) == [f"{key}={value}: {row.why}; use {row.use}"]
+
+
+def test_every_row_is_broken_by_a_case() -> None:
+    assert len(ROWS) >= 12
+    assert len(BROKEN) == len(ROWS)
+
+
+@pytest.mark.parametrize("changes", [{}, DENSE, {**DENSE, "sft.zero.stage": 3, "sft.zero.offload": True}])
+def test_legal_combinations_pass(project: Project, changes: dict[str, Any]) -> None:
+    assert _problems(project, changes) == []
+
+
+def test_docs_print_the_table() -> None:
+    assert table() in DOCS.read_text(encoding="utf-8"), "put the output of python -m athanor.recipe.combinations there"
