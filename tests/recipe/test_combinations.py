@@ -12,6 +12,14 @@ from tests.recipe.schema_walk import with_entries
 
 DOCS = Path(__file__).parents[2] / "docs" / "deepspeed.md"
 DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, "offline.mixture": {}}
+FUSED = {
+    **DENSE,
+    "sft.optimizer.name": "adalomo",
+    "sft.zero.stage": 0,
+    "sft.sequence_length": 128,
+    "sft.batch_tokens": 128,
+    "sft.batch_switches": [],
+}
 # By the row it must break: what to change in the small recipe, and what the key's value is told as.
 BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("sft.backend", "num_experts"): ({"sft.backend": "deepspeed", "offline.mixture": {}}, "'deepspeed'"),
@@ -24,6 +32,20 @@ BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("sft.spikes.action", "skip"): ({**DENSE, "sft.spikes.action": "skip"}, "'skip'"),
     ("sft.freeze", "freeze"): ({**DENSE, "sft.freeze": ["embedding"]}, "['embedding']"),
     ("sft.checkpoint.local_first", "local_first"): ({**DENSE, "sft.checkpoint.local_first": True}, "True"),
+    ("sft.zero.stage", "muon"): ({**DENSE, "sft.optimizer.name": "muon"}, "1"),
+    ("sft.precision", "muon"): (
+        {**DENSE, "sft.optimizer.name": "muon", "sft.zero.stage": 0, "sft.precision": "bf16"},
+        "'bf16'",
+    ),
+    ("sft.zero.stage", "lomo"): ({**FUSED, "sft.zero.stage": 2}, "2"),
+    ("sft.parallel.ranks", "lomo"): (
+        {**FUSED, "sft.parallel.ranks": 2, "sft.batch_tokens": 256},
+        "2",
+    ),
+    ("sft.batch_tokens", "lomo"): ({**FUSED, "sft.batch_tokens": 1024}, "1024"),
+    ("sft.precision", "lomo"): ({**FUSED, "sft.precision": "bf16"}, "'bf16'"),
+    ("sft.optimizer.weight_decay", "lomo"): ({**FUSED, "sft.optimizer.name": "lomo"}, "0.1"),
+    ("sft.optimizer.name", "megatron"): ({"sft.optimizer.name": "lion"}, "'lion'"),
     ("sft.zero.offload", "`stage` 0"): ({**DENSE, "sft.zero.stage": 0, "sft.zero.offload": True}, "True"),
     ("sft.zero.stage", "megatron"): ({"sft.zero.stage": 3}, "3"),
     ("sft.zero.offload", "megatron"): ({"sft.zero.offload": True}, "True"),
@@ -51,7 +73,7 @@ def test_every_row_is_broken_by_a_case() -> None:
     assert len(BROKEN) == len(ROWS)
 
 
-@pytest.mark.parametrize("changes", [{}, DENSE, {**DENSE, "sft.zero.stage": 3, "sft.zero.offload": True}])
+@pytest.mark.parametrize("changes", [{}, DENSE, FUSED, {**DENSE, "sft.zero.stage": 3, "sft.zero.offload": True}])
 def test_legal_combinations_pass(project: Project, changes: dict[str, Any]) -> None:
     assert _problems(project, changes) == []
 

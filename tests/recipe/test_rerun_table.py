@@ -103,6 +103,9 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.validation_tokens": ("10K", VALIDATION),
     "pretrain.log_every_steps": (1, NOTHING),
     "pretrain.shuffled_control": (False, REPORT),
+    "pretrain.optimizer.name": ("lion", PRETRAIN),
+    "pretrain.optimizer.beta3": (0.9, NOTHING),  # which AdamW has not
+    "pretrain.optimizer.momentum": (0.9, NOTHING),
     "pretrain.optimizer.beta1": (0.8, PRETRAIN),
     "pretrain.optimizer.beta2": (0.99, PRETRAIN),
     "pretrain.optimizer.epsilon": (1e-6, PRETRAIN),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import reduce
 
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Backend, Precision, Recipe, Recompute, SpikeAction, Zero
+from athanor.recipe.schedules import BatchSizes
+from athanor.recipe.schema import Backend, OptimizerName, Precision, Recipe, Recompute, SpikeAction, Zero
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ def _deepspeed(holds: Callable[[Recipe], bool]) -> Callable[[Recipe], bool]:
 
 def _megatron(holds: Callable[[Recipe], bool]) -> Callable[[Recipe], bool]:
     return lambda r: r.sft.backend is Backend.MEGATRON and holds(r)
+
+
+def _fused(holds: Callable[[Recipe], bool]) -> Callable[[Recipe], bool]:
+    return _deepspeed(lambda r: r.sft.optimizer.name.is_fused and holds(r))
+
+
+def _micro_batch_tokens(r: Recipe) -> int:
+    return r.sft.parallel.micro_batch_size * r.sft.sequence_length * r.sft.parallel.ranks  # of all ranks at once
 
 
 WITH = "`deepspeed` with "
@@ -107,6 +116,54 @@ ROWS: tuple[Illegal, ...] = (
         "DeepSpeed writes its files itself, where they belong",
         "false",
         _deepspeed(lambda r: r.sft.checkpoint.local_first),
+    ),
+    Illegal(
+        "sft.zero.stage", "`muon` with 1 or more",
+        "ZeRO hands an optimizer flat parts of weights, and Muon needs matrices",
+        "0, or sft.optimizer.name=adamw",
+        _deepspeed(lambda r: r.sft.optimizer.name is OptimizerName.MUON and r.sft.zero.stage > 0),
+    ),
+    Illegal(
+        "sft.precision", "`muon` with any but fp32",
+        "the float32 copies of bf16 weights are DeepSpeed's to make, for rules that know single numbers",
+        "fp32, or sft.optimizer.name=adamw",
+        _deepspeed(lambda r: r.sft.optimizer.name is OptimizerName.MUON and r.sft.precision is not Precision.FP32),
+    ),
+    Illegal(
+        "sft.zero.stage", "`lomo` or `adalomo` with 1 or more",
+        "weights are updated while gradients come, when nothing has been summed or spread",
+        "0, or sft.optimizer.name=adamw",
+        _fused(lambda r: r.sft.zero.stage > 0),
+    ),
+    Illegal(
+        "sft.parallel.ranks", "`lomo` or `adalomo` with several",
+        "a rank would update by its own gradient, before it is summed over ranks",
+        "1, or sft.optimizer.name=adamw",
+        _fused(lambda r: r.sft.parallel.ranks > 1),
+    ),
+    Illegal(
+        "sft.batch_tokens", "`lomo` or `adalomo` with a step of several micro-batches",
+        "no gradient is kept that another could be added to",
+        "sft.parallel.micro_batch_size × sft.sequence_length, without batch_switches",
+        _fused(lambda r: BatchSizes.of(r.sft).largest > _micro_batch_tokens(r)),
+    ),
+    Illegal(
+        "sft.precision", "`lomo` or `adalomo` with any but fp32",
+        "no float32 weights are kept beside bf16 ones, whose updates would be rounded away",
+        "fp32, or sft.optimizer.name=adamw",
+        _fused(lambda r: r.sft.precision is not Precision.FP32),
+    ),
+    Illegal(
+        "sft.optimizer.weight_decay", "`lomo` with `weight_decay`",
+        "LOMO is plain gradient descent",
+        "0, or sft.optimizer.name=adalomo",
+        _fused(lambda r: r.sft.optimizer.name is OptimizerName.LOMO and r.sft.optimizer.weight_decay > 0),
+    ),
+    Illegal(
+        "sft.optimizer.name", "`megatron` with any but `adamw`",
+        "Megatron's distributed optimizer is AdamW here",
+        "adamw, or sft.backend=deepspeed",
+        _megatron(lambda r: r.sft.optimizer.name is not OptimizerName.ADAMW),
     ),
     Illegal(
         "sft.zero.offload", "`offload` with `stage` 0",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, Artifact, Graph
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
-from athanor.recipe.schema import Backend, Recipe, Responses, Sft
+from athanor.recipe.schema import Backend, OptimizerName, Recipe, Responses, Sft
 from athanor.recipe.sections import (
     answers_section,
     backend_section,
@@ -19,6 +19,7 @@ from athanor.recipe.sections import (
 )
 
 OF_DEEPSPEED = ("torch", "deepspeed", "transformers")  # what decides the result of a training in the Hugging Face form
+OF_TORCH = (OptimizerName.ADAMW, OptimizerName.MUON)  # rules that torch keeps itself
 
 
 def post_train(r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
@@ -129,7 +130,9 @@ class _PostTraining:
 
 def _packages(settings: Sft) -> tuple[str, ...]:
     """Those that decide the result instead of Megatron's; none where it trains."""
-    return () if settings.backend is Backend.MEGATRON else OF_DEEPSPEED
+    if settings.backend is Backend.MEGATRON:
+        return ()
+    return OF_DEEPSPEED if settings.optimizer.name in OF_TORCH else (*OF_DEEPSPEED, "pytorch-optimizer")
 
 
 def _held_out(packs: Mapping[str, Artifact]) -> dict[str, Artifact]:

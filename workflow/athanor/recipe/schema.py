@@ -165,6 +165,22 @@ class Backend(StrEnum):
     DEEPSPEED = "deepspeed"  # dense models in their Hugging Face form, data ranks alone
 
 
+class OptimizerName(StrEnum):
+    """The update rule. `docs/deepspeed.md` has what each keeps and may be combined with."""
+
+    ADAMW = "adamw"  # Loshchilov and Hutter 2019
+    LION = "lion"  # Chen et al. 2023
+    ADAN = "adan"  # Xie et al. 2022
+    MUON = "muon"  # Jordan et al. 2024; AdamW for what is no hidden matrix
+    LOMO = "lomo"  # Lv et al. 2023
+    ADALOMO = "adalomo"  # Lv et al. 2024
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether weights are updated in the backward pass, so that no two gradients are there at once."""
+        return self in (OptimizerName.LOMO, OptimizerName.ADALOMO)
+
+
 @dataclass
 class Source:
     """One corpus: where it comes from, what it may be used for, how its documents are read."""
@@ -272,10 +288,15 @@ class BatchSwitch:
 
 @dataclass
 class Optimizer:
-    """AdamW (Loshchilov and Hutter 2019)."""
+    """What a gradient makes of a weight. What a rule does not know is not used by it."""
 
+    name: OptimizerName = key(
+        OptimizerName.ADAMW, "adamw | lion | adan | muon | lomo | adalomo; all but adamw for backend deepspeed alone"
+    )
     beta1: float = key(0.9, "decay of the first moment", low=0, high=0.9999)
     beta2: float = key(0.95, "decay of the second moment", low=0, high=0.999999)
+    beta3: float = key(0.99, "adan: decay of the squares", low=0, high=0.999999)
+    momentum: float = key(0.95, "muon: of hidden matrices", low=0, high=0.9999)
     epsilon: float = key(1e-8, "added to the root of the second moment", above=0, high=1e-2)
     weight_decay: float = key(0.1, "decoupled weight decay", low=0, high=10)
     clip_grad: float = key(1.0, "largest gradient norm", above=0)

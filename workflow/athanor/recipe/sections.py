@@ -13,6 +13,8 @@ from athanor.recipe.schema import (
     Backend,
     Balance,
     Model,
+    Optimizer,
+    OptimizerName,
     Precision,
     Recipe,
     Responses,
@@ -125,7 +127,7 @@ def training_section(r: Recipe, p: Training, name: str, end_tokens: int) -> dict
         **model_section(r),
         **{f"{name}.{k}": getattr(p, k) for k in keys},
         **flatten(p.mixture, f"{name}.mixture"),
-        **flatten(p.optimizer, f"{name}.optimizer"),
+        **optimizer_section(p.optimizer, f"{name}.optimizer"),
         f"{name}.batch_switches": [s for s in p.batch_switches if s.at_tokens < end_tokens],
     }
     if r.model.balance is Balance.MICRO_BATCH:
@@ -143,6 +145,23 @@ def training_section(r: Recipe, p: Training, name: str, end_tokens: int) -> dict
         section[f"{name}.decay_tokens"], section[f"{name}.decay_shape"] = decay.tokens, decay.shape
         section[f"{name}.min_lr"] = p.min_lr
     return section
+
+
+OF_ADAMW = ("beta1", "beta2", "epsilon", "weight_decay", "clip_grad")
+USED = {  # by each rule, besides its name
+    OptimizerName.ADAMW: OF_ADAMW,
+    OptimizerName.LION: ("beta1", "beta2", "weight_decay", "clip_grad"),
+    OptimizerName.ADAN: (*OF_ADAMW, "beta3"),
+    OptimizerName.MUON: (*OF_ADAMW, "momentum"),
+    OptimizerName.LOMO: ("clip_grad",),
+    OptimizerName.ADALOMO: ("weight_decay", "clip_grad"),
+}
+
+
+def optimizer_section(optimizer: Optimizer, where: str) -> dict[str, Any]:
+    """The keys that the rule knows; AdamW's name is left out, since it was the only one once."""
+    section = {f"{where}.{name}": getattr(optimizer, name) for name in USED[optimizer.name]}
+    return section if optimizer.name is OptimizerName.ADAMW else {f"{where}.name": optimizer.name, **section}
 
 
 def evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:

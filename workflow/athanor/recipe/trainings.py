@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Recipe, Schedule, Training
+from athanor.recipe.schema import OptimizerName, Recipe, Schedule, Training
 from athanor.recipe.units import Unit, format_quantity
 
 KNOWN_IN = {"source": "data.sources", "task": "sft.tasks"}
@@ -21,6 +21,9 @@ def illegal_training(r: Recipe) -> Iterator[Problem]:
         yield from illegal_batches(settings, section)
         yield from illegal_precision(r, settings, section)
         yield from _schedule(settings, section)
+        if section != "sft" and settings.optimizer.name is not OptimizerName.ADAMW:
+            advice = "Megatron trains here, whose distributed optimizer is AdamW; use adamw"
+            yield Problem(f"{section}.optimizer.name", settings.optimizer.name.value, advice)
         yield from _mixture(settings.mixture, section, known, of)
 
 

@@ -1,24 +1,106 @@
-"""The update rules that fine-tuning through DeepSpeed may take, from the libraries that keep them."""
+"""The update rules that fine-tuning through DeepSpeed may take, from the libraries that keep them.
 
-from collections.abc import Sequence
+Sources: AdamW, Loshchilov and Hutter 2019; Lion, Chen et al. 2023; Adan, Xie et al. 2022; Muon, Jordan et al. 2024, with the
+update's size matched to AdamW's (Liu et al. 2025); LOMO, Lv et al. 2023; AdaLomo, Lv et al. 2024.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
+import pytorch_optimizer
 import torch
+from transformers import PreTrainedModel
 
-from athanor.recipe.schema import Optimizer
+from athanor.recipe.schema import Optimizer, OptimizerName
 
 Group = dict[str, Any]
 
 
+def build_optimizer(module: torch.nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """The recipe's rule for the trained weights of `module`; the schedule sets the rate before every step."""
+    groups, betas = decay_groups(module, settings.weight_decay), (settings.beta1, settings.beta2)
+    if settings.name is OptimizerName.LION:
+        return pytorch_optimizer.Lion(groups, lr=0.0, betas=betas)
+    if settings.name is OptimizerName.ADAN:
+        return pytorch_optimizer.Adan(groups, lr=0.0, betas=(*betas, settings.beta3), eps=settings.epsilon, weight_decouple=True)
+    if settings.name is OptimizerName.MUON:
+        return MuonAndAdamW(module, settings)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=settings.epsilon)
+
+
+def build_fused(module: torch.nn.Module, settings: Optimizer) -> Any:
+    """A rule that updates in the backward pass: `grad_norm(loss)`, then `fused_backward(loss, lr)`."""
+    clip = settings.clip_grad
+    if settings.name is OptimizerName.LOMO:
+        return pytorch_optimizer.LOMO(module, lr=0.0, clip_grad_norm=clip)
+    decay = settings.weight_decay
+    return pytorch_optimizer.AdaLOMO(module, lr=0.0, weight_decay=decay, loss_scale=0.0, clip_grad_norm=clip)
+
+
 def decay_groups(module: torch.nn.Module, weight_decay: float) -> list[Group]:
-    """The trained parameters: matrices, which decay, and norms and biases, which do not (as Megatron-Core groups them)."""
-    trained = [weight for weight in module.parameters() if weight.requires_grad]
-    matrices = {"params": [weight for weight in trained if weight.dim() > 1], "weight_decay": weight_decay}
-    vectors = {"params": [weight for weight in trained if weight.dim() <= 1], "weight_decay": 0.0}
+    """The trained weights: matrices, which decay, and norms and biases, which do not (as Megatron-Core groups them)."""
+    return _by_decay((weight for weight in module.parameters() if weight.requires_grad), weight_decay)
+
+
+def _by_decay(weights: Iterable[torch.Tensor], weight_decay: float) -> list[Group]:
+    every = list(weights)
+    matrices = {"params": [weight for weight in every if weight.dim() > 1], "weight_decay": weight_decay}
+    vectors = {"params": [weight for weight in every if weight.dim() <= 1], "weight_decay": 0.0}
     return [group for group in (matrices, vectors) if group["params"]]
 
 
-def build_optimizer(groups: Sequence[Group], settings: Optimizer) -> torch.optim.Optimizer:
-    """The recipe's rule over `groups`; the schedule sets the rate before every step."""
-    betas = settings.beta1, settings.beta2
-    return torch.optim.AdamW(list(groups), lr=0.0, betas=betas, eps=settings.epsilon)
+def hidden_matrices(module: torch.nn.Module) -> list[torch.Tensor]:
+    """The trained matrices between embedding and output layer."""
+    output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+    layers = (part for part in module.modules() if isinstance(part, torch.nn.Linear) and part is not output)
+    return [layer.weight for layer in layers if layer.weight.requires_grad and min(layer.weight.shape) > 1]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for hidden matrices, AdamW for the rest, as one optimizer whose groups the schedule sets."""
+
+    def __init__(self, module: torch.nn.Module, settings: Optimizer) -> None:
+        matrices = hidden_matrices(module)
+        those = {id(weight) for weight in matrices}
+        rest = _by_decay(
+            (weight for weight in module.parameters() if weight.requires_grad and id(weight) not in those), settings.weight_decay
+        )
+        self._muon = torch.optim.Muon(
+            matrices,
+            lr=0.0,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self._adamw = torch.optim.AdamW(rest, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
+        super().__init__([*matrices, *chain.from_iterable(group["params"] for group in rest)], {})
+        self._join()
+
+    def _join(self) -> None:
+        self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+        self.state = {**self._muon.state, **self._adamw.state}  # type: ignore[assignment]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of all."""
+        self._muon.step()
+        self._adamw.step()
+        self._join()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of both."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._muon.load_state_dict(state_dict["muon"])
+        self._adamw.load_state_dict(state_dict["adamw"])
+        self._join()
+
+
+def state_bytes(optimizer: Any) -> int:
+    """Bytes of what an optimizer keeps between steps; AdaLomo keeps its factors beside the usual place."""
+    kept: list[Any] = list(getattr(optimizer, "state", {}).values())
+    kept += [getattr(optimizer, name) for name in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col") if hasattr(optimizer, name)]
+    tensors: Sequence[torch.Tensor] = [t for each in kept for t in each.values() if isinstance(t, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

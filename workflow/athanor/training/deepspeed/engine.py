@@ -25,7 +25,7 @@ import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param
 from deepspeed.utils.logging import logger
 
-from athanor.training.optimizers import build_optimizer, decay_groups
+from athanor.training.optimizers import build_optimizer
 
 QUIET = 1 << 62  # steps between two lines of DeepSpeed's own
 RECOVERY_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")  # DeepSpeed leaves them beside a checkpoint
@@ -57,9 +57,8 @@ class Engine:
             "zero_force_ds_cpu_optimizer": False,  # its own is compiled at the first start, and torch's rule is the same
             "steps_per_print": QUIET,
         }
-        groups = decay_groups(module, optimizer.weight_decay)
         self.engine, *_ = deepspeed.initialize(
-            model=module, optimizer=build_optimizer(groups, optimizer), config=config, dist_init_required=False
+            model=module, optimizer=build_optimizer(module, optimizer), config=config, dist_init_required=False
         )
         if not zero.stage and self._bf16:
             # Its wrapper has taken a first step of zero gradients, to make room for the moments: the count of steps, and so the

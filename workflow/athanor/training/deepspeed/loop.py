@@ -25,6 +25,7 @@ from athanor.training import checkpoints
 from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
 from athanor.training.deepspeed.engine import Engine
+from athanor.training.deepspeed.fused import FusedEngine
 from athanor.training.deepspeed.measuring import measure
 from athanor.training.deepspeed.ranks import Ranks, connected
 from athanor.training.deepspeed.task import Batch, BatchReader, Measured, ModuleTask
@@ -44,7 +45,7 @@ from athanor.training.stopwatch import Part, Stopwatch
 class Learner:
     """What learns, where, and where its time goes."""
 
-    engine: Engine
+    engine: Engine | FusedEngine
     layout: Ranks
     clock: Stopwatch
 
@@ -57,7 +58,12 @@ def train(stage: StageRun, task: ModuleTask) -> Outcome:
     """
     with connected(task.settings.parallel.ranks, stage.recipe.seed) as ranks:
         settings = task.settings
-        engine = Engine(task.module(), settings.optimizer, task.zero, settings.precision, settings.parallel.micro_batch_size)
+        engine: Engine | FusedEngine
+        if settings.optimizer.name.is_fused:
+            engine = FusedEngine(task.module(), settings.optimizer, ranks.device)
+        else:
+            size = settings.parallel.micro_batch_size
+            engine = Engine(task.module(), settings.optimizer, task.zero, settings.precision, size)
         return ModuleRun(stage, task, Learner(engine, ranks, Stopwatch(ranks.device))).to_the_end()
 
 
@@ -109,6 +115,7 @@ class ModuleRun:
             "zero": zero.stage,
             "offload": zero.offload,
             "precision": self.settings.precision.value,
+            "optimizer": self.settings.optimizer.name.value,
         }
 
     def to_the_end(self) -> Outcome:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from athanor.training.deepspeed.engine import Engine
+from athanor.training.deepspeed.fused import FusedEngine
 from athanor.training.deepspeed.task import Loss, Measured
 from athanor.training.held_out import DomainLoss, domain_loss
 
@@ -31,7 +32,9 @@ class Place(Protocol):
         ...
 
 
-def measure(engine: Engine, loss: Loss, held_out: Mapping[str, Measured], place: Place, size: int) -> dict[str, DomainLoss]:
+def measure(
+    engine: Engine | FusedEngine, loss: Loss, held_out: Mapping[str, Measured], place: Place, size: int
+) -> dict[str, DomainLoss]:
     """The mean losses of all domains, on every rank, in micro-batches of `size`; `tokens` are the summed weights.
 
     Weights, gradients and random states stay as they are.
@@ -44,7 +47,7 @@ def measure(engine: Engine, loss: Loss, held_out: Mapping[str, Measured], place:
         engine.evaluating(on=False)
 
 
-def _domain(engine: Engine, loss: Loss, measured: Measured, place: Place, size: int) -> DomainLoss:
+def _domain(engine: Engine | FusedEngine, loss: Loss, measured: Measured, place: Place, size: int) -> DomainLoss:
     # Every rank makes equally many passes, since under stage 3 all of them gather the weights: the last ones may repeat sample 0,
     # which then does not count.
     passes = math.ceil(measured.samples / (size * place.data_ranks))
