@@ -6,9 +6,29 @@ from pathlib import Path
 import pytest
 
 from tests.lifecycle.project import Project, recipe, wait_until
-from tests.lifecycle.test_fine_tuning import SFT
 
 pytestmark = pytest.mark.slow
+
+SFT = {
+    "backend": "deepspeed",
+    "zero": {"stage": 3},
+    "tasks": {
+        "files": {
+            "source": "prose",
+            "turns": [{"prompts": ["Name {path}", "What is {path}?"], "response": "{name}"}],
+            "taxonomy": ["language", "reading", "recall"],
+        }
+    },
+    "mixture": {"files": 1},
+    "token_budget": 16384,
+    "sequence_length": 64,
+    "batch_tokens": 512,
+    "warmup_tokens": 1024,
+    "validate_every_tokens": 4096,
+    "answers": {"prompts": 8, "samples": 2, "max_new_tokens": 24},
+    "parallel": {"ranks": 2},
+    "checkpoint": {"every_tokens": 2048},
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +38,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     small = recipe()
     small["model"] = {**small["model"], "num_experts": 0}  # type: ignore[dict-item]
     pretrain = {**small["pretrain"], "token_budget": 8192, "milestone_tokens": [], "parallel": {"micro_batch_size": 4}}  # type: ignore[dict-item]
-    sft = {**SFT, "backend": "deepspeed", "zero": {"stage": 3}, "parallel": {"ranks": 2}, "shuffled_control": False}
-    project.write_recipe("tiny", {**small, "pretrain": pretrain, "sft": sft})
-    assert project.athanor("recipe", "lock", "tiny").returncode == 0
+    project.write_recipe("tiny", {**small, "pretrain": pretrain, "sft": SFT})
+    locked = project.athanor("recipe", "lock", "tiny")
+    assert locked.returncode == 0, locked.stderr
     driver = project.start_snakemake()
     wait_until(lambda: any(project.store.glob("sft/*/checkpoints/*/state.json")), "a checkpoint")
     assert project.kill_ranks("sft") == 2
