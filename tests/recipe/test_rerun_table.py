@@ -155,6 +155,9 @@ RERUN |= {
     "sft.shuffled_control": (True, ANSWERS | {"pack", "sft", "export"}),  # one more model beside the other
     "sft.backend": ("deepspeed", SFT),
     "sft.zero.stage": (3, NOTHING),
+    "sft.peft.kind": ("lora", NOTHING),  # of Megatron's, which has none: refused
+    "sft.peft.rank": (4, NOTHING),
+    "sft.peft.alpha": (8.0, NOTHING),
     "sft.zero.offload": (True, NOTHING),
     "sft.answers.prompts": (32, ANSWERS),
     "sft.answers.samples": (2, ANSWERS),

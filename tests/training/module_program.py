@@ -5,11 +5,11 @@ import os
 import pickle
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
-from athanor.recipe.schema import Recipe, Training, Zero
+from athanor.recipe.schema import Peft, Recipe, Training, Zero
 from athanor.tracking.spool import NullSpool, Spool
 from tests import ranks as warm
 from tests.ranks import Rank
@@ -24,6 +24,7 @@ class ModuleJob:
     start: Path  # a Hugging Face folder
     zero: Zero
     end_tokens: int
+    peft: Peft = field(default_factory=Peft)
     stop_after: int = 0  # a sample whose reading asks every rank to stop
     poisoned: int = -1  # a sample whose loss is no number
 
@@ -87,7 +88,7 @@ def _train(job: ModuleJob, stage: StageRun) -> "object":
                 stage._stop.set()
             return super().sample(index)
 
-    task = fine_tuning(settings_of(job), job.zero, job.start, Watched, packed_held_out)
+    task = fine_tuning(settings_of(job), job.zero, job.peft, job.start, Watched, packed_held_out)
     task = replace(by_domain(task, ("even", "odd"), lambda _, index: ("even", "odd")[index % 2]), end_tokens=job.end_tokens)
     if job.poisoned >= 0:
         honest, bad = task.loss, PackedChains().sample(job.poisoned).tokens[:-1]

@@ -9,7 +9,7 @@ from functools import reduce
 
 from athanor.recipe.problems import Problem
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Backend, OptimizerName, Precision, Recipe, Recompute, SpikeAction, Zero
+from athanor.recipe.schema import Backend, OptimizerName, PeftKind, Precision, Recipe, Recompute, SpikeAction, Zero
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,36 @@ ROWS: tuple[Illegal, ...] = (
         "Megatron's distributed optimizer is AdamW here",
         "adamw, or sft.backend=deepspeed",
         _megatron(lambda r: r.sft.optimizer.name is not OptimizerName.ADAMW),
+    ),
+    Illegal(
+        "sft.peft.kind", "`megatron` with any but `none`",
+        "adapters are of models in their Hugging Face form",
+        "none, or sft.backend=deepspeed",
+        _megatron(lambda r: r.sft.peft.kind is not PeftKind.NONE),
+    ),
+    Illegal(
+        "sft.peft.kind", "`prefix` or `prompt`",
+        "virtual tokens cannot be merged into weights, and what is exported must load by itself",
+        "lora",
+        _deepspeed(lambda r: r.sft.peft.kind in (PeftKind.PREFIX, PeftKind.PROMPT)),
+    ),
+    Illegal(
+        "sft.peft.kind", "`qlora`",
+        "needs a GPU and bitsandbytes, which no environment here has",
+        "lora",
+        _deepspeed(lambda r: r.sft.peft.kind is PeftKind.QLORA),
+    ),
+    Illegal(
+        "sft.optimizer.name", "`muon` with `ia3`",
+        "IA3 trains vectors, and Muon is for matrices",
+        "adamw",
+        _deepspeed(lambda r: r.sft.optimizer.name is OptimizerName.MUON and r.sft.peft.kind is PeftKind.IA3),
+    ),
+    Illegal(
+        "sft.peft.kind", "`lomo` or `adalomo` with any but `none`",
+        "they are for training all weights where their state has no room, which adapters hardly have",
+        "none, or sft.optimizer.name=adamw",
+        _fused(lambda r: r.sft.peft.kind not in (PeftKind.NONE, PeftKind.PREFIX, PeftKind.PROMPT, PeftKind.QLORA)),
     ),
     Illegal(
         "sft.zero.offload", "`offload` with `stage` 0",

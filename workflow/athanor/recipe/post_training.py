@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, Artifact, Graph
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
-from athanor.recipe.schema import Backend, OptimizerName, Recipe, Responses, Sft
+from athanor.recipe.schema import Backend, OptimizerName, PeftKind, Recipe, Responses, Sft
 from athanor.recipe.sections import (
     answers_section,
     backend_section,
@@ -132,7 +132,9 @@ def _packages(settings: Sft) -> tuple[str, ...]:
     """Those that decide the result instead of Megatron's; none where it trains."""
     if settings.backend is Backend.MEGATRON:
         return ()
-    return OF_DEEPSPEED if settings.optimizer.name in OF_TORCH else (*OF_DEEPSPEED, "pytorch-optimizer")
+    rule = () if settings.optimizer.name in OF_TORCH else ("pytorch-optimizer",)
+    adapters = () if settings.peft.kind is PeftKind.NONE else ("peft",)
+    return (*OF_DEEPSPEED, *rule, *adapters)
 
 
 def _held_out(packs: Mapping[str, Artifact]) -> dict[str, Artifact]:

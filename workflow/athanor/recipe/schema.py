@@ -181,6 +181,18 @@ class OptimizerName(StrEnum):
         return self in (OptimizerName.LOMO, OptimizerName.ADALOMO)
 
 
+class PeftKind(StrEnum):
+    """Which few weights are trained beside frozen ones."""
+
+    NONE = "none"  # all weights
+    LORA = "lora"  # Hu et al. 2021
+    DORA = "dora"  # Liu et al. 2024
+    IA3 = "ia3"  # Liu et al. 2022
+    PREFIX = "prefix"  # Li and Liang 2021
+    PROMPT = "prompt"  # Lester et al. 2021
+    QLORA = "qlora"  # Dettmers et al. 2023
+
+
 @dataclass
 class Source:
     """One corpus: where it comes from, what it may be used for, how its documents are read."""
@@ -276,6 +288,15 @@ class Zero:
 
     stage: int = key(1, "0: nothing; 1: optimizer state; 2: and gradients; 3: and weights", low=0, high=3)
     offload: bool = key(False, "optimizer state in host memory")
+
+
+@dataclass
+class Peft:
+    """Few weights trained beside frozen ones, on all projections of attention and MLP; merged into them at the end."""
+
+    kind: PeftKind = key(PeftKind.NONE, "none | lora | dora | ia3; prefix, prompt and qlora are known and refused")
+    rank: int = key(8, "lora, dora: of the product that is added to a matrix", low=1)
+    alpha: float = key(16.0, "lora, dora: that product counts alpha / rank times", above=0)
 
 
 @dataclass
@@ -440,6 +461,7 @@ class Sft(Training):
         "megatron | deepspeed (dense models; starts from the exported folder and makes one, docs/deepspeed.md)",
     )
     zero: Zero = key(Zero(), "what the data ranks of backend deepspeed keep a part of each")
+    peft: Peft = key(Peft(), "few weights instead of all, for backend deepspeed")
     tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
     shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled responses")
     answers: Answers = key(Answers(), "held-out questions that are asked")

@@ -15,6 +15,7 @@ from athanor.recipe.schema import (
     Model,
     Optimizer,
     OptimizerName,
+    PeftKind,
     Precision,
     Recipe,
     Responses,
@@ -172,4 +173,11 @@ def evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:
 
 def backend_section(settings: Sft) -> dict[str, Any]:
     """What the backend of fine-tuning adds: nothing for Megatron. ZeRO spreads the same step over ranks."""
-    return {} if settings.backend is Backend.MEGATRON else {"sft.backend": settings.backend}
+    if settings.backend is Backend.MEGATRON:
+        return {}
+    section: dict[str, Any] = {"sft.backend": settings.backend}
+    if settings.peft.kind is not PeftKind.NONE:
+        section["sft.peft.kind"] = settings.peft.kind
+    if settings.peft.kind in (PeftKind.LORA, PeftKind.DORA):
+        section |= {"sft.peft.rank": settings.peft.rank, "sft.peft.alpha": settings.peft.alpha}
+    return section

@@ -13,7 +13,7 @@ from athanor.data.token_store import read_token_bytes
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.graph import HELD_OUT, SECOND, SHUFFLED
 from athanor.recipe.mixture_search import SEARCH, settings_of
-from athanor.recipe.schema import Backend, Sft, Training
+from athanor.recipe.schema import Backend, PeftKind, Sft, Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL
@@ -48,6 +48,8 @@ def fine_tune(stage: StageRun, settings: Training, mixture: Mapping[str, float],
     deepspeed = isinstance(settings, Sft) and settings.backend is Backend.DEEPSPEED
     outcome = _by_deepspeed(stage, learnt) if deepspeed else _by_megatron(stage, learnt)
     described = {"tokens": outcome.counters["tokens"], "responses": responses}
+    if deepspeed and stage.recipe.sft.peft.kind is not PeftKind.NONE:
+        described |= {"peft": stage.recipe.sft.peft.kind.value, "adapter_of": stage.input_named("start").fingerprint}
     path, source = (MODEL_FOLDER, "huggingface") if deepspeed else (FINAL, "megatron")
     stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), path, described, source)
     return outcome
@@ -87,7 +89,7 @@ def _by_deepspeed(stage: StageRun, learnt: Learnt) -> Outcome:
     from athanor.training.deepspeed.loop import train
 
     start = stage.input_named("start").folder / MODEL_FOLDER
-    task = fine_tuning(learnt.settings, stage.recipe.sft.zero, start, learnt.samples, learnt.held_out)
+    task = fine_tuning(learnt.settings, stage.recipe.sft.zero, stage.recipe.sft.peft, start, learnt.samples, learnt.held_out)
     task = by_domain(task, learnt.domains, lambda samples, index: samples.where(index).source)
     return train(stage, replace(task, failures=lambda: failures_so_far(stage)))
 

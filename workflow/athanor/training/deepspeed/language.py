@@ -12,7 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.run import StageError
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
-from athanor.recipe.schema import Training, Zero
+from athanor.recipe.schema import Peft, PeftKind, Training, Zero
+from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
 from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
 from athanor.training.deepspeed.windows import PackedBatches, PackedReader, response_losses
 from athanor.training.held_out import HeldOut
@@ -22,6 +23,7 @@ from athanor.training.samples import Sample
 def fine_tuning(
     settings: Training,
     zero: Zero,
+    peft: Peft,
     start: Path,
     samples: Callable[[], PackedReader],
     held_out: Callable[[], Mapping[str, HeldOut]],
@@ -31,11 +33,13 @@ def fine_tuning(
         settings=settings,
         zero=zero,
         end_tokens=settings.token_budget,
-        module=lambda: read_model(start),
+        module=lambda: read_model(start) if peft.kind is PeftKind.NONE else adapted(read_model(start), peft),
         batches=lambda: PackedBatches(samples()),
         loss=response_losses,
         held_out=lambda: {domain: measured(held) for domain, held in held_out().items()},
-        write=lambda weights, folder: write_model(start, weights, folder),
+        write=lambda weights, folder: (
+            write_model(start, weights, folder) if peft.kind is PeftKind.NONE else write_merged(start, peft, weights, folder)
+        ),
     )
 
 
@@ -67,6 +71,18 @@ def write_model(start: Path, weights: Weights, folder: Path) -> None:
     model.load_state_dict(dict(weights), strict=False)  # a tied output layer has no weights of its own
     model.tie_weights()
     model.save_pretrained(folder)
+    copy_tokenizer(start, folder)
+
+
+def write_merged(start: Path, peft: Peft, weights: Weights, folder: Path) -> None:
+    """The folder `start` with the adapter merged into its weights, and the adapter itself in `adapter/`."""
+    model = adapted(read_model(start), peft)
+    merge(model, weights, folder / ADAPTER).save_pretrained(folder)
+    copy_tokenizer(start, folder)
+
+
+def copy_tokenizer(start: Path, folder: Path) -> None:
+    """Its files, where `start` has any."""
     for name in (*TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES):
         if (start / name).is_file():
             shutil.copyfile(start / name, folder / name)
