@@ -18,8 +18,8 @@ compile() { # environment, python, torch version, extras…
     echo "$out: $(grep -c == "$out") packages"
 }
 for python in 3.11 3.12; do
-    compile cpu $python 2.13.0 train deepspeed data evaluate
+    compile cpu $python 2.13.0 train deepspeed data rewards evaluate
     compile driver $python 2.13.0
-    compile dev $python 2.13.0 train deepspeed data evaluate dev
+    compile dev $python 2.13.0 train deepspeed data rewards evaluate dev
 done
-compile gpu 3.12 2.11.0 train deepspeed data evaluate gpu
+compile gpu 3.12 2.11.0 train deepspeed data rewards evaluate gpu

@@ -39,6 +39,7 @@ START_PROCESSES = (
     "tests/models/test_collectives_cpu.py",
     "tests/models/test_huggingface.py",
     "tests/models/test_import_huggingface.py",
+    "tests/rewards/polar/test_server.py",
     "tests/tracking/test_drain.py",
     "tests/tracking/test_process.py",
     "tests/evaluation/test_suites.py",

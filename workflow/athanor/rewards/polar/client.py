@@ -1,0 +1,60 @@
+"""Asks the reward server, and asks again where it is full, gone or just starting: a score follows from the item alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+
+import urllib3
+
+from athanor.rewards.polar.template import Item
+
+BUSY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
+CONNECTIONS = 16  # kept for the threads that share a client
+
+
+class ScoringError(Exception):
+    """There are no scores: what was said, and what to do."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The scores of a request, and how often it was asked again."""
+
+    scores: tuple[float, ...]
+    retries: int
+
+
+class ScoringClient:
+    """One server at `url`; `model` is the fingerprint that every answer must carry (empty: any). For threads to share."""
+
+    def __init__(self, url: str, model: str = "", retries: int = 30, timeout_seconds: float = 60.0) -> None:
+        self._url, self._model = url.rstrip("/"), model
+        self._retry = urllib3.Retry(
+            total=retries,
+            status_forcelist=[int(status) for status in BUSY],
+            allowed_methods=None,  # POST as well
+            backoff_factor=FIRST_WAIT_SECONDS,
+            backoff_max=LONGEST_WAIT_SECONDS,
+            raise_on_status=False,
+        )
+        self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout_seconds, retries=self._retry)
+
+    def score(self, items: Sequence[Item]) -> Answered:
+        """The items' scores, in their order. Raises ScoringError where the server refuses, stays away or has another model."""
+        body = json.dumps({"items": [asdict(item) for item in items]}).encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            response = self._pool.request("POST", f"{self._url}/score", body=body, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise ScoringError(f"{self._url} gave no answer in {self._retry.total} retries ({error}); start it") from error
+        if response.status != HTTPStatus.OK:
+            said = response.data.decode(errors="replace")[:300]
+            raise ScoringError(f"{self._url} answered {response.status} {said}; see its log")
+        found = json.loads(response.data)
+        if self._model and found["model"] != self._model:
+            raise ScoringError(f"{self._url} serves model {found['model']!r}, wanted is {self._model!r}; start the other")
+        if len(found["scores"]) != len(items):
+            raise ScoringError(f"{self._url} gave {len(found['scores'])} scores for {len(items)} items")
+        return Answered(tuple(found["scores"]), len(response.retries.history) if response.retries else 0)
