@@ -88,3 +88,29 @@ rule learn_offline:
         **campaign.resources("offline"),
     shell:
         campaign.command("offline")
+
+
+rule write_trajectories:
+    input:
+        campaign.inputs("trajectories"),
+    output:
+        manifest=campaign.manifest("trajectories"),
+    log:
+        campaign.log("trajectories"),
+    resources:
+        **campaign.resources("trajectories"),
+    shell:
+        campaign.command("trajectories")
+
+
+rule make_triples:
+    input:
+        campaign.inputs("triples"),
+    output:
+        manifest=campaign.manifest("triples"),
+    log:
+        campaign.log("triples"),
+    resources:
+        **campaign.resources("triples"),
+    shell:
+        campaign.command("triples")

@@ -19,11 +19,13 @@ ANSWERS = REPORT | {"answers"}
 OFFLINE = ANSWERS | {"offline", "export"}  # the model that was trained is exported
 SELECTION = OFFLINE | {"pack", "selection"}
 ROLLOUTS = SELECTION | {"rollouts"}
-SFT = ROLLOUTS | {"sft"}
+TRIPLES = frozenset({"triples"})
+TRAJECTORIES = TRIPLES | {"trajectories"}
+SFT = ROLLOUTS | TRAJECTORIES | {"sft"}  # what was fine-tuned speaks
 PACK = SFT
 CONVERSATIONS = PACK | {"conversations"}
 EVALUATE = REPORT | {"evaluate"}
-EXPORT = EVALUATE | ROLLOUTS | {"export"}
+EXPORT = EVALUATE | ROLLOUTS | TRAJECTORIES | {"export"}
 PRETRAIN = EXPORT | SFT | {"pretrain"}
 VALIDATION = PRETRAIN | {"baselines"}
 TOKENIZER = VALIDATION | PACK | {"tokenizer", "tokenize"}
@@ -152,7 +154,7 @@ for section, again in (("sft", SFT), ("offline", OFFLINE)):
 RERUN |= {
     "sft.sequence_length": (256, PACK),
     "sft.mixture": ({"ask": 2}, SFT),
-    "sft.shuffled_control": (True, ANSWERS | {"pack", "sft", "export"}),  # one more model beside the other
+    "sft.shuffled_control": (True, ANSWERS | TRAJECTORIES | {"pack", "sft", "export"}),  # one more model beside the other
     "sft.backend": ("deepspeed", SFT),
     "sft.zero.stage": (3, NOTHING),
     "sft.peft.kind": ("lora", NOTHING),  # of Megatron's, which has none: refused
@@ -165,7 +167,7 @@ RERUN |= {
     "sft.search.token_budget": ("100K", REPORT | {"sft"}),  # small models beside the other
     "sft.search.alone": (["ask"], NOTHING),  # nothing is tried with a budget of 0
     "sft.search.combinations": ({"half": {"ask": 1}}, NOTHING),
-    "rollouts.engine": ("server", ROLLOUTS),
+    "rollouts.engine": ("server", ROLLOUTS | TRAJECTORIES),
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
     "offline.controls": (True, OFFLINE | {"pack"}),  # more models beside the other
@@ -183,6 +185,17 @@ RERUN |= {
     "offline.weights.accuracy": (2, SELECTION),
     "offline.weights.fluency": (1, SELECTION),
     "offline.weights.safety": (2, SELECTION),
+    "reward.prefixes": (9, TRAJECTORIES),
+    "reward.test_prefixes": (9, TRAJECTORIES),
+    "reward.test_models": (3, TRAJECTORIES),
+    "reward.shortest_prefix": (2, TRAJECTORIES),
+    "reward.longest_prefix": (17, TRAJECTORIES),
+    "reward.temperatures": ([0.7, 1.0], TRAJECTORIES),
+    "reward.top_p": (1.0, TRAJECTORIES),
+    "reward.top_k": (0, TRAJECTORIES),
+    "reward.max_new_tokens": (65, TRAJECTORIES),
+    "reward.shortest_text": (24, TRIPLES),
+    "reward.shared": (0.9, TRIPLES),
     f"{TASK}.source": ("chemistry", CONVERSATIONS),
     f"{TASK}.extract": ("functions", CONVERSATIONS),
     f"{TASK}.system": ("Be brief.", CONVERSATIONS),

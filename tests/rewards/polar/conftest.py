@@ -9,13 +9,13 @@ WORDS = ["<|endoftext|>", "<|pad|>", "\n", *(f"w{i}" for i in range(37))]
 PADDING = 1
 
 
-def write_backbone(folder: Path, *, experts: int) -> Path:
+def write_backbone(folder: Path, *, experts: int, seed: int = 3) -> Path:
     """Qwen3, or Qwen3-MoE, of 40 words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     shape: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(WORDS), "max_position_embeddings": 256}
     routed = {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 16}

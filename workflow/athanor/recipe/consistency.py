@@ -12,6 +12,7 @@ from athanor.recipe.finetuning import illegal_finetuning
 from athanor.recipe.generators import illegal_problems, other_versions
 from athanor.recipe.precisions import illegal_export
 from athanor.recipe.problems import Problem, not_divisible
+from athanor.recipe.reward import illegal_reward
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema import Model, Recipe, Router, Source, SourceKind, Suite
 from athanor.recipe.trainings import illegal_training
@@ -160,5 +161,5 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_export, _suites,
+    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_reward, illegal_export, _suites,
 )  # fmt: skip

@@ -36,6 +36,8 @@ STAGES: dict[str, Stage] = {
         Stage("rollouts", 1, ("torch", "transformers")),
         Stage("selection", 1, ()),
         Stage("offline", 1, ("torch", "megatron-core", "transformer-engine")),
+        Stage("trajectories", 1, ("torch", "transformers", "tokenizers", "numpy")),
+        Stage("triples", 1, ("torch", "transformers", "tokenizers", "numpy")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 4, ("matplotlib",)),
     )

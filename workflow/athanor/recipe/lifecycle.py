@@ -9,6 +9,7 @@ from pathlib import Path
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
 from athanor.recipe.post_training import post_train
+from athanor.recipe.reward import write_triples
 from athanor.recipe.schema import Recipe, TokenOrder
 from athanor.recipe.sections import (
     evaluate_section,
@@ -63,5 +64,6 @@ def _lay_out(r: Recipe, graph: Graph) -> None:
         model = graph.add("export", label, {**model_section(r), **flatten(r.export, "export")}, upstreams)
         scores[label] = graph.add("evaluate", label, evaluate_section(r, domains), {"model": model, **documents})
     tuned = post_train(r, graph, tokenizer, last, model) if r.sft.tasks else {}
+    write_triples(r, graph, tokenizer, milestones, documents)
     figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned}
     graph.add("report", "campaign", {"name": r.name}, figures)

@@ -526,6 +526,26 @@ class Rollouts:
 
 
 @dataclass
+class Reward:
+    """Texts that the recipe's models write behind shared prefixes, by which a reward model learns to tell policies apart (POLAR).
+
+    The roster is every milestone and the fine-tuned model with its control, where that is exported, at each temperature.
+    """
+
+    prefixes: int = key(0, "beginnings of training documents, each continued by two policies; 0: no roster speaks", low=0)
+    test_prefixes: int = key(64, "beginnings of held-out documents, continued by models that training never sees", low=1)
+    test_models: int = key(2, "models of the roster that only the test has", low=2)
+    shortest_prefix: int = key(1, "tokens of a prefix, at least", unit=Unit.TOKENS, low=1)
+    longest_prefix: int = key(1024, "tokens of a prefix, at most", unit=Unit.TOKENS, low=1)
+    temperatures: list[float] = key([1.0], "of each model", above=0, high=10)
+    top_p: float = key(0.9, "share of the likeliest tokens that may be drawn", above=0, high=1)
+    top_k: int = key(50, "number of the likeliest tokens that may be drawn, 0 for all", low=0)
+    max_new_tokens: int = key(4096, "tokens a text, at most", unit=Unit.TOKENS, above=0)
+    shortest_text: int = key(48, "tokens by which policies can be told apart; shorter texts are dropped", unit=Unit.TOKENS, low=2)
+    shared: float = key(0.5, "share of a text that another may begin with; beyond it they are copies and dropped", low=0, high=1)
+
+
+@dataclass
 class Export:
     """Conversion to a Hugging Face folder."""
 
@@ -557,6 +577,7 @@ class Recipe:
     sft: Sft = key(Sft(), "supervised fine-tuning")
     offline: Offline = key(Offline(), "offline RL on the best of the model's own answers")
     rollouts: Rollouts = key(Rollouts(), "how models are asked")
+    reward: Reward = key(Reward(), "texts of many policies, for a reward model")
     export: Export = key(Export(), "Hugging Face export")
     evaluate: Evaluate = key(Evaluate(), "evaluation")
 

@@ -61,15 +61,16 @@ def pack_section(r: Recipe, kind: Responses) -> dict[str, Any]:
 def rollouts_section(r: Recipe) -> dict[str, Any]:
     """What decides the answers to one task's training questions, and their scores."""
     keys = ("prompts", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "forbidden")
-    return {"seed": r.seed, **{f"offline.{k}": getattr(r.offline, k) for k in keys}, **_engine(r)}
+    return {"seed": r.seed, **{f"offline.{k}": getattr(r.offline, k) for k in keys}, **engine_section(r)}
 
 
 def answers_section(r: Recipe) -> dict[str, Any]:
     """What decides the answers to held-out questions."""
-    return {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture), **_engine(r)}
+    return {"seed": r.seed, **flatten(r.sft.answers, "sft.answers"), "sft.tasks": sorted(r.sft.mixture), **engine_section(r)}
 
 
-def _engine(r: Recipe) -> dict[str, Any]:
+def engine_section(r: Recipe) -> dict[str, Any]:
+    """What answers prompts, where that is not the stage itself."""
     in_process = r.rollouts.engine is RolloutEngine.IN_PROCESS
     return {} if in_process else flatten(r.rollouts, "rollouts")
 

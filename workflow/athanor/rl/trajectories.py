@@ -43,14 +43,15 @@ def write_trajectories(
     folder: Path,
     on_shard: Callable[[int, int], None],
 ) -> Shards:
-    """Two texts of each of a prefix's two policies, below `folder`/POLICY. `speakers` by the policies' models.
+    """Two texts of each of a prefix's policies whose model is among `speakers`, below `folder`/POLICY.
 
+    Policies of other models write elsewhere: a job may be one model's.
     `on_shard` is told (prefixes continued, in all), each counted once a policy. Raises StageError where a shard is of other
     weights or settings.
     """
     work: dict[Policy, list[Prompt]] = {}
     for item in continued:
-        for policy in item.policies:
+        for policy in (policy for policy in item.policies if policy.model in speakers):
             work.setdefault(policy, []).append(Prompt(item.prefix.id, item.prefix.tokens))
     total, before, shards = sum(map(len, work.values())), 0, dict[str, Sequence[Path]]()
     for policy in sorted(work, key=lambda policy: policy.name):

@@ -1,6 +1,6 @@
 """Questions out of conversations, asked of an exported model and judged: what stages `answers` and `rollouts` have in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +71,7 @@ class Asked:
         return self._judged(shards)
 
     def _engine(self) -> Engine:
-        stage, ends = self._stage, self._encoder.ends
-        if stage.recipe.rollouts.engine is RolloutEngine.IN_PROCESS:
-            return InProcessEngine(self._folder, ends)
-        if not (stage.site and stage.site.server_command):
-            raise StageError("rollouts.engine=server, and the site has no server_command; set it, or use in_process")
-        site = stage.site
-        return ServerEngine(Server(site.server_command, self._folder, stage.folder / "server.log", site.server_seconds), ends)
+        return engine_of(self._stage, self._folder, self._encoder.ends)
 
     def _judged(self, shards: list[Path]) -> list[Answer]:
         answers = []
@@ -91,3 +85,13 @@ class Asked:
             facts = (sample.number, question, said, expected, sample.finish, size, log_prob, right)
             answers.append(Answer(asked.task, conversation.id, *facts))
         return answers
+
+
+def engine_of(stage: StageRun, folder: Path, ends: Sequence[int]) -> Engine:
+    """What answers with the model of `folder`; `ends`: tokens that end an answer. Raises StageError without a server to start."""
+    if stage.recipe.rollouts.engine is RolloutEngine.IN_PROCESS:
+        return InProcessEngine(folder, ends)
+    site = stage.site
+    if not (site and site.server_command):
+        raise StageError("rollouts.engine=server, and the site has no server_command; set it, or use in_process")
+    return ServerEngine(Server(site.server_command, folder, stage.folder / "server.log", site.server_seconds), ends)
