@@ -184,6 +184,19 @@ def test_queue_takes_whole_requests_up_to_its_room_and_scores_them_together() ->
         queue.put([[1]])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_queue_whose_thread_has_died_takes_nothing() -> None:
+    def score(_rows: Any) -> list[float]:
+        raise SystemExit
+
+    queue = ScoringQueue(score, most_rows=8, rows_at_once=1)
+    queue.put([[1]])
+    queue._worker.join(DEADLINE)
+    assert not queue.works
+    with pytest.raises(Full):
+        queue.put([[1]])
+
+
 def test_queue_lives_on_when_a_batch_fails() -> None:
     def score(rows: Any) -> list[float]:
         if rows[0][0] < 0:

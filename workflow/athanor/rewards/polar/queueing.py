@@ -39,7 +39,7 @@ class ScoringQueue:
     def put(self, rows: Sequence[Row]) -> "Future[list[float]]":
         """Scores to come, of a request of `rows`. Raises Full where not all of them have room."""
         with self._changed:
-            if self._closing or self._rows + len(rows) > self.most_rows:
+            if not self.works or self._rows + len(rows) > self.most_rows:
                 raise Full(f"{self._rows} rows wait, {len(rows)} more are beyond {self.most_rows}")
             future: Future[list[float]] = Future()
             self._waiting.append((rows, future))
