@@ -161,5 +161,6 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_reward, illegal_export, _suites,
+    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_reward, illegal_export,
+    _suites,
 )  # fmt: skip

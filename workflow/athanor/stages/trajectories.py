@@ -1,9 +1,9 @@
 """What one model of the roster writes behind the prefixes that fall to it, at every temperature."""
 
 from athanor.artifacts.run import Outcome, StageRun, Stopped
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.rl.trajectories import Speaker, write_trajectories
 from athanor.stages.asking import engine_of
-from athanor.stages.export import MODEL_FOLDER
 from athanor.stages.roster import ends_of, plan, speech, tokenizer_of
 
 SHARDS = "shards"

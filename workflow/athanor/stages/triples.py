@@ -7,12 +7,12 @@ from pathlib import Path
 from athanor.artifacts.files import write_json
 from athanor.artifacts.run import Outcome, StageError, StageRun
 from athanor.data.documents import JsonlWriter
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.reward import roster
 from athanor.rewards.polar.accuracy import Accuracy, accuracy, wins
 from athanor.rewards.polar.baselines import Embeddings, bigrams, length
 from athanor.rewards.polar.triples import Made, Triple, make_triples
 from athanor.rl.trajectories import read_texts
-from athanor.stages.export import MODEL_FOLDER
 from athanor.stages.roster import limits, plan, tokenizer_of
 from athanor.stages.trajectories import SHARDS
 
