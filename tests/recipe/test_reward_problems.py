@@ -25,7 +25,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "test without negatives for training": (
         {"reward.test_models": 3},
         "reward.test_models=3: the roster has 4 models (400K, 600K, 1M, sft) and training needs 2 more than the test; "
-        "add pretrain.milestone_tokens, or fine-tuning with its control",
+        "add pretrain.milestone_tokens, or sft.tasks with sft.shuffled_control",
     ),
 }
 

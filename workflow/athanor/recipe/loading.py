@@ -62,6 +62,7 @@ def _not_caused_by(reported: list[Problem], found: list[Problem]) -> list[Proble
     """Those of `found` that are not mere consequences: a key that could not be read stands at its default."""
     unread = {problem.key for problem in reported}
     unread |= {m[1] for problem in reported if (m := _MEANT.search(problem.advice))}
+    unread |= {key.partition("[")[0] for key in unread if key.endswith("]")}  # a list without what could not be read of it
     return [problem for problem in found if not any(_bears_on(key, problem) for key in unread)]
 
 

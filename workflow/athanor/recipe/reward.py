@@ -60,7 +60,7 @@ def illegal_reward(r: Recipe) -> Iterator[Problem]:
     if (models := len(roster(r))) < LEAST_MODELS + w.test_models:
         advice = (
             f"the roster has {models} models ({', '.join(roster(r))}) and training needs {LEAST_MODELS} more than the test; "
-            f"add pretrain.milestone_tokens, or fine-tuning with its control"
+            "add pretrain.milestone_tokens, or sft.tasks with sft.shuffled_control"
         )
         yield Problem(f"{where}.test_models", w.test_models, advice)
 
