@@ -12,7 +12,7 @@ from rich.table import Table
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.report import REPORT
-from athanor.recipe.graph import STAGES, UNTRAINED, Artifact
+from athanor.recipe.graph import FINE_TUNED, OFFLINE, SHUFFLED, STAGES, Artifact
 from athanor.recipe.mixture_search import SEARCH
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
@@ -107,11 +107,9 @@ def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     report = campaign.folder / REPORT
     if report.is_file():
         rows.insert(0, ("report", str(report)))
-    models = [
-        artifact
-        for artifact in campaign.lifecycle.of("export")
-        if artifact.instance != UNTRAINED and "-" not in artifact.instance and campaign.store.is_done(artifact)
-    ]  # `sft-shuffled`, `offline-drawn` and their like are there to compare with
-    if models:
-        rows.append(("model (transformers)", str(campaign.folder / "export" / models[-1].instance / "model")))
+    ends = [artifact.instance for artifact in campaign.lifecycle.of("pretrain") if artifact.instance != SHUFFLED]
+    for label in (OFFLINE, FINE_TUNED, ends[-1]):  # the furthest model there is
+        if (name := f"export/{label}") in campaign.lifecycle and campaign.store.is_done(campaign.lifecycle[name]):
+            rows.append(("model (transformers)", str(campaign.folder / "export" / label / "model")))
+            break
     return rows

@@ -47,7 +47,7 @@ TRAINING = ("pretrain", "sft", "offline")  # stages of many ranks, which mark ev
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
 SHUFFLED = "shuffled"
-FINE_TUNED = "sft"
+FINE_TUNED, OFFLINE = "sft", "offline"
 SECOND = "second"  # the fine-tuned model whose pass rates count beside the first one's
 MORE = "more"  # the control that goes on with the conversations of fine-tuning
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
-from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, SECOND, SHUFFLED, Artifact, Graph
+from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, OFFLINE, SECOND, SHUFFLED, Artifact, Graph
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
 from athanor.recipe.schema import Backend, OptimizerName, PeftKind, Recipe, Responses, Sft
 from athanor.recipe.sections import (
@@ -55,7 +55,7 @@ class _PostTraining:
             trained |= {f"offline-{label}": artifact for label, artifact in learnt.items()} | selections
             for label, artifact in learnt.items():
                 if label == "model" or r.sft.answers.prompts:
-                    name = "offline" if label == "model" else f"offline-{label}"
+                    name = OFFLINE if label == "model" else f"{OFFLINE}-{label}"
                     models[name] = self._export(name, artifact)
         asked = {label: model for label, model in models.items() if label != f"sft-{SECOND}"}
         return trained | (self._ask(asked, made) if r.sft.answers.prompts else {})
