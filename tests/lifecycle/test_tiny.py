@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
         shutil.copytree(CHECKOUT / name, project.folder / name)
     shutil.copy(CHECKOUT / "Snakefile", project.folder)
     project.write("config/sites/laptop.yaml", {**SITE, "resources": {"default": {"cpus_per_task": 1, "memory": "3GB"}}})
-    done = project.snakemake(seconds=1500)
+    done = project.snakemake(seconds=2400)
     assert done.returncode == 0, done.stdout + done.stderr
     return project
 
