@@ -168,7 +168,9 @@ def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes
     }
     furnace.project.write("cluster", site, "sites")
     furnace.project.write(
-        "wide", with_entries(base()) | {"pretrain": {**base()["pretrain"], "batch_tokens": 2560, "parallel": {"ranks": 20}}}
+        "wide",
+        with_entries(base())
+        | {"pretrain": {**base()["pretrain"], "batch_tokens": 2560, "parallel": {"ranks": 20}}, "reward": {"prefixes": 0}},
     )
     wired = wiring(recipe="wide", site="cluster")
     setup = "module load cuda/13; export OMP_NUM_THREADS=1; export GREETING='a b'"
