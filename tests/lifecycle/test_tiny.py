@@ -12,6 +12,7 @@ from tests.lifecycle.project import CHECKOUT, SITE, Project
 pytestmark = pytest.mark.slow
 
 LEARNT_NATS = 0.5  # below a unigram model of the same domain
+FORM_NATS = 0.2  # what fine-tuning may lie behind the control, which learns the form of answers alone, where that is all
 ANSWERED_NATS = 0.3  # below the model before fine-tuning, for every task
 CONTROL_NATS = 0.1  # a model of shuffled tokens has only frequencies to learn
 
@@ -56,7 +57,10 @@ def test_fine_tuned_answers_are_likelier_than_before(tiny: Project) -> None:
     margins = {row["task"]: row["margins"] for row in results(tiny)["tasks"]}
     assert len(margins) == 6
     assert {task: m["base"] for task, m in margins.items() if m["base"] < ANSWERED_NATS} == {}
-    assert {task: m["shuffled"] for task, m in margins.items() if m["shuffled"] < -CONTROL_NATS} == {}
+    assert {task: m["shuffled"] for task, m in margins.items() if m["shuffled"] < -FORM_NATS} == {}
+    assert margins["sums"]["shuffled"] > 0, (
+        "what is asked counts where it can be learnt: 0.18 nats on the machines it was tried on"
+    )
 
 
 def test_trained_beats_untrained_by_two_standard_errors_somewhere(tiny: Project) -> None:
