@@ -441,7 +441,7 @@ class Answers:
 class MixtureSearch:
     """Short fine-tunings, one a mixture, by which a mixture is decided: each task alone, then combinations.
 
-    They start where fine-tuning starts and run as a job array; the report has the table to decide by.
+    They start where fine-tuning starts, on Slurm as one job array; the report has the table to decide by.
     """
 
     token_budget: int = key(0, "tokens each; 0: nothing is tried", unit=Unit.TOKENS, low=0)
