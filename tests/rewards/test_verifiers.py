@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from decimal import getcontext
 from typing import Any
 
 import pytest
 
+from athanor.data.sources.reasoning_gym_problems import ENTRY, installed_version, read_problems
 from athanor.recipe.generators import SOUND, UNSOUND
+from athanor.recipe.schema import Source, SourceKind
 from athanor.rewards.verifiers import Judge
 
 PROBLEMS = 4
@@ -65,6 +68,19 @@ def test_answer_on_which_a_verifier_breaks_is_wrong_and_counted() -> None:
     judge = Judge()
     assert not judge.is_right("two times three", entry["answer"], entry)
     assert judge.broken == 1
+
+
+def test_generators_and_verifiers_leave_the_precision_of_decimals_alone() -> None:
+    source = Source(
+        kind=SourceKind.REASONING_GYM,
+        package="decimal_arithmetic",
+        version=installed_version(),
+        items=3,
+    )
+    before = getcontext().prec
+    entries = [record.fields[ENTRY] for record in read_problems(source)]
+    assert all(Judge().is_right(entry["answer"], entry["answer"], entry) for entry in entries)
+    assert getcontext().prec == before
 
 
 def test_generators_give_the_same_problems_in_another_process() -> None:

@@ -22,6 +22,9 @@ STEPS = 6
 # Nats. Ranks sum BF16 numbers in another order, and batch other tokens together in the tiles of the weights' gradients. Under
 # `bf16` the same layouts are up to 2e-3 apart.
 TOLERANCE = 5e-3
+# Nats at the worst of nine steps: runs that are wholly under `bf16` or `fp32` are 0.037 and 0.039 from the one under FP8, and
+# three steps of theirs in its middle leave half of that.
+OTHER_PRECISION = 0.037
 
 
 def _recipe(ranks: int = 1, precision: Precision = Precision.FP8_EMULATED, **keys: Any) -> Recipe:
@@ -117,4 +120,4 @@ def test_checkpoint_goes_to_another_precision_and_back(other: Precision, start: 
         begin = job.folder / FINAL
     assert parts[:3] == whole[:3]
     assert parts[3] != whole[3], "some products are not in FP8"
-    assert parts == pytest.approx(whole, abs=0.02, rel=0)
+    assert parts == pytest.approx(whole, abs=OTHER_PRECISION, rel=0)

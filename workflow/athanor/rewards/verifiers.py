@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import localcontext
 from typing import Any
 
 THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -29,7 +30,8 @@ class Judge:
             return said(text) == said(expected)
         answer = THOUGHTS.sub(" ", text).strip()
         try:
-            return bool(answer) and self._scorer(entry)(answer, entry) >= WHOLE
+            with localcontext():  # a verifier may set the precision of decimals, as the generators do
+                return bool(answer) and self._scorer(entry)(answer, entry) >= WHOLE
         except Exception:  # what a verifier makes of prose is anybody's guess: ValueError, TypeError, RecursionError …
             self.broken += 1
             return False

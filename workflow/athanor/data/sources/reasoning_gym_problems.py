@@ -1,6 +1,7 @@
 """Problems of a reasoning-gym generator, whose answers its own verifier can tell right from wrong."""
 
 from collections.abc import Iterator
+from decimal import localcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +21,8 @@ def read_problems(source: Source) -> Iterator[Record]:
     """
     problems = open_generator(source.package, source.version, source.items, source.seed, source.options)
     for number in range(source.items):
-        entry: dict[str, Any] = problems[number]
+        with localcontext():  # some generators set the precision of decimals, and leave it so
+            entry: dict[str, Any] = problems[number]
         metadata = {str(name): value for name, value in entry["metadata"].items()}
         fields = {**metadata, "question": entry["question"].strip(), "answer": str(entry["answer"]).strip(), ENTRY: entry}
         yield Record(f"{source.package}:{source.seed}:{number}", fields)
