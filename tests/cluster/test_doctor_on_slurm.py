@@ -70,7 +70,8 @@ def test_drafted_site_is_accepted_and_its_nodes_are_looked_at(
     assert main(["doctor", "--site", "drafted", "--wait", "10min"]) == 0, capsys.readouterr().out
     said = capsys.readouterr().out
     assert lines(said, "error") == [] and "hush" not in said
-    for words in ("(pretrain, sft, offline): sees the store", "imports what its stages need", "has network interface lo", "munge works"):
+    ranks = "(pretrain, sft, offline)"
+    for words in (f"{ranks}: sees the store", "imports what its stages need", "has network interface lo", "munge works"):
         assert any(words in line for line in lines(said, "ok")), said
     assert any(f"scratch {project.root}/scratch/" in line for line in lines(said, "ok")), said
     assert not list(project.root.glob(".athanor-doctor-*"))
