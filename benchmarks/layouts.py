@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
 from tests.training.layouts import LAYOUTS, Sizes

@@ -26,7 +26,9 @@ from training import Contestant, run
 from training_rank import INITIALIZE, OURS, Order, PairSamples
 
 from athanor.models.fp8_emulated import E2M1, BlockScaling
-from athanor.recipe.schema import Model, Parallel, Precision, Pretrain, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Model, Parallel, Pretrain
 
 AIM = 0.01  # of the loss
 SMOOTHING = 0.9  # of the exponential moving average

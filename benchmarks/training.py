@@ -29,7 +29,7 @@ from pathlib import Path
 from training_rank import INITIALIZE, OURS, PAIRS, Order
 
 from athanor.recipe.loading import read_recipe
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 
 AIM_RATIO = 1.0  # our tokens/s over the best peer's
 AIM_OVERHEAD = 1.03  # our step's seconds over the bare one's, median of all pairs

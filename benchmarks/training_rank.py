@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from athanor.artifacts.run import StageRun
 from athanor.models.fp8_emulated import BlockScaling
 from athanor.models.precision import EMULATED
-from athanor.recipe.schema import Precision, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
 from athanor.tracking.spool import NullSpool
 
 INITIALIZE, OURS, PAIRS = "initialize", "ours", "pairs"  # other kinds name the peer's experts implementation

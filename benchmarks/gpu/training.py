@@ -25,7 +25,8 @@ from training import Contestant, differences, run
 from training_rank import INITIALIZE, OURS, Order
 
 from athanor.recipe.loading import read_recipe
-from athanor.recipe.schema import Precision, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
 
 AIM_PEER = 1.0  # our BF16 tokens/s over the Trainer's
 AIM_FP8 = 1.0  # the best FP8 recipe's tokens/s over our BF16's

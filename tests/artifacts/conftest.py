@@ -16,7 +16,7 @@ from athanor.artifacts.manifest import MANIFEST, Manifest
 from athanor.recipe.graph import Artifact
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import resolved_text
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from tests.artifacts.fakes import bake
 from tests.recipe.projects import PINS, Project, make_project
 

@@ -11,7 +11,9 @@ import pytest
 
 from athanor.artifacts.manifest import Manifest, Provenance, Result
 from athanor.artifacts.run import Input, Outcome, StageRun
-from athanor.recipe.schema import Data, DocumentFormat, Pretrain, Recipe, Source, SourceKind, Tokenizer
+from athanor.recipe.schema.choices import DocumentFormat, SourceKind
+from athanor.recipe.schema.recipe import Data, Recipe, Source, Tokenizer
+from athanor.recipe.schema.training import Pretrain
 
 MakeWheel = Callable[..., Path]
 

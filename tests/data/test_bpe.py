@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Encoder
 from athanor.artifacts.run import StageError
 from athanor.data.bpe import load, sample_texts, save, token_bytes, train
 from athanor.data.documents import Document, JsonlWriter
-from athanor.recipe.schema import Tokenizer
+from athanor.recipe.schema.recipe import Tokenizer
 
 RECIPE = Tokenizer(vocab_size=400, sample_bytes=10_000)
 TEXTS = [
@@ -27,7 +27,7 @@ TEXTS = [
 TRAIN_AND_PRINT = """
 import hashlib, json, sys
 from athanor.data.bpe import train
-from athanor.recipe.schema import Tokenizer
+from athanor.recipe.schema.recipe import Tokenizer
 print(hashlib.sha256(train(json.load(sys.stdin), Tokenizer(vocab_size=400)).to_str().encode()).hexdigest())
 """
 

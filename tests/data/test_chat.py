@@ -10,7 +10,7 @@ from athanor.data.bpe import save, train
 from athanor.data.chat import ChatEncoder
 from athanor.data.conversations import Conversation
 from athanor.models.chat_template import CHAT_TEMPLATE
-from athanor.recipe.schema import Tokenizer
+from athanor.recipe.schema.recipe import Tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "weigh", "parameters": {"type": "object", "properties": {}}}}]
 CONVERSATIONS = [

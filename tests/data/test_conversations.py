@@ -18,7 +18,9 @@ from athanor.data.conversations import (
 from athanor.data.documents import Document
 from athanor.data.formats.record import Record
 from athanor.data.split import is_held_out
-from athanor.recipe.schema import Data, Extract, SftTask, Source, Turn
+from athanor.recipe.schema.choices import Extract
+from athanor.recipe.schema.post_training import SftTask, Turn
+from athanor.recipe.schema.recipe import Data, Source
 
 DATA = Data(held_out_fraction=0.2, split_seed=3)
 SOURCE = Source(template="{name}\n{smiles}", entity="{smiles}")

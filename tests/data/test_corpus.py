@@ -13,7 +13,7 @@ from athanor.data.corpus import Corpus, write_corpus
 from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, documents_file, read_documents
 from athanor.data.formats.record import Record
 from athanor.data.ordering import shuffled
-from athanor.recipe.schema import Data, Source
+from athanor.recipe.schema.recipe import Data, Source
 
 MakeSource = Callable[..., Source]
 SETTINGS = Data(held_out_fraction=0.1, split_seed=5)

@@ -10,7 +10,8 @@ import pytest
 from athanor.artifacts.run import StageError
 from athanor.data.formats import read_records
 from athanor.data.formats.record import Record, SourceFile
-from athanor.recipe.schema import DocumentFormat, Source, SourceKind
+from athanor.recipe.schema.choices import DocumentFormat, SourceKind
+from athanor.recipe.schema.recipe import Source
 
 MakeSource = Callable[..., Source]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from athanor.artifacts.run import StageError
 from athanor.data.mixture import BLOCK, Mixture
 from athanor.data.token_store import TokenWriter
-from athanor.recipe.schema import TokenOrder
+from athanor.recipe.schema.choices import TokenOrder
 
 LENGTH = 4
 WINDOWS = {"a": 37, "b": 300, "c": 5}

@@ -14,7 +14,8 @@ from athanor.data.formats.record import Record
 from athanor.data.sources import open_source, pip_wheel, resolve_source
 from athanor.data.sources.cache import ABANDONED_SECONDS, DownloadCache, Wanted
 from athanor.data.sources.matching import matches, select
-from athanor.recipe.schema import DocumentFormat, Source, SourceKind
+from athanor.recipe.schema.choices import DocumentFormat, SourceKind
+from athanor.recipe.schema.recipe import Source
 
 MakeSource = Callable[..., Source]
 MakeWheel = Callable[..., Path]

@@ -12,7 +12,7 @@ from athanor.data.corpus import write_corpus
 from athanor.data.documents import HELD_OUT_FILE, Document, read_documents, training_file
 from athanor.data.formats.record import Record
 from athanor.data.split import is_held_out, subject
-from athanor.recipe.schema import Data
+from athanor.recipe.schema.recipe import Data
 
 entities = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda t: t.strip())
 

@@ -14,7 +14,7 @@ from athanor.data.documents import HELD_OUT_FILE, read_documents
 from athanor.data.sources import reading
 from athanor.data.token_store import read_tokens
 from athanor.models.folder_files import digest
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.stages import fetch, tokenize, tokenizer
 from tests.evaluation.tiny import write_model
 

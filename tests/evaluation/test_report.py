@@ -25,7 +25,7 @@ from athanor.evaluation.results import (
 )
 from athanor.evaluation.scores import Score, compare_scores
 from athanor.evaluation.summary import write_summary
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 DOMAINS = {"code": 4.2, "molecules": 2.3}
 BASELINES = {domain: {"unigram": loss + 2, "bigram": loss + 0.25, "tokens": 1000} for domain, loss in DOMAINS.items()}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from athanor.evaluation.scores import Score, compare_scores, ratio_stderr, read_scores, write_scores
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 ACCURACY = Score(Suite.MMLU_DEV, "mmlu_dev", "acc", 0.40, 0.03, 0.25, True, 281)
 BITS = Score(Suite.HELD_OUT_PERPLEXITY, "held_out_code", "bits_per_byte", 2.0, 0.06, None, False, 90)

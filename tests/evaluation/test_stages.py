@@ -15,7 +15,9 @@ from athanor.data.documents import Document, JsonlWriter
 from athanor.data.token_store import TokenWriter, write_token_bytes
 from athanor.evaluation.harness import LAUNCHER, OFFLINE
 from athanor.evaluation.scores import read_scores
-from athanor.recipe.schema import Evaluate, Model, Recipe, Source, Suite
+from athanor.recipe.schema.choices import Suite
+from athanor.recipe.schema.recipe import Evaluate, Recipe, Source
+from athanor.recipe.schema.training import Model
 from athanor.stages import baselines, evaluate, report
 from tests.evaluation.tiny import write_model
 

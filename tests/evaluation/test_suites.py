@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from athanor.evaluation import suites
 from athanor.evaluation.scores import Score, read_scores
 from athanor.evaluation.suites import Corpus, Finished, evaluate, suite_files
-from athanor.recipe.schema import Evaluate, Suite
+from athanor.recipe.schema.choices import Suite
+from athanor.recipe.schema.recipe import Evaluate
 from tests.evaluation.tiny import write_model
 
 MAX_SEQUENCE_LENGTH = 64

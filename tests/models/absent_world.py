@@ -7,7 +7,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from athanor.recipe.schema import Parallel
+from athanor.recipe.schema.training import Parallel
 from athanor.training.layout import form_groups
 
 

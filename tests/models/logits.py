@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from athanor.recipe.schema import Model, Parallel, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import Model, Parallel
 
 
 def compute(checkpoint: Path, model: Model, tokens: Path, into: Path, sizes: dict[str, int]) -> None:

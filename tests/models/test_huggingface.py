@@ -20,7 +20,9 @@ from athanor.models.safetensors_file import read_header
 from athanor.models.torch_dist import CheckpointError, ShardedCheckpoint
 from athanor.models.weight_files import ExportError, plan_shards, verify
 from athanor.recipe.families import family_of
-from athanor.recipe.schema import Export, Model, Precision, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Export, Recipe
+from athanor.recipe.schema.training import Model
 from athanor.stages import export as export_stage
 from tests import ranks as warm
 from tests.evaluation.tiny import write_tokenizer

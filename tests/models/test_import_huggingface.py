@@ -20,7 +20,9 @@ from athanor.models.origin import HUGGINGFACE, open_origin
 from athanor.models.restore import plan_restore, restore
 from athanor.models.safetensors_file import read_header
 from athanor.models.torch_dist import ShardedCheckpoint
-from athanor.recipe.schema import Export, Model, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Export
+from athanor.recipe.schema.training import Model
 from athanor.training.checkpoints import FINAL, STATE
 from athanor.training.importing import write_import
 from tests import ranks as warm

@@ -10,7 +10,9 @@ import torch
 from athanor.models.language_model import build_language_model
 from athanor.recipe.layouts import expert_tensor_ranks, illegal_batches, illegal_layout
 from athanor.recipe.loading import read_recipe
-from athanor.recipe.schema import Parallel, Precision, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Parallel
 from tests.models.absent_world import as_rank
 
 PUBLISHED_PARAMETERS = 235e9  # Qwen3-235B-A22B, the language model of Intern-S1

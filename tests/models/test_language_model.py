@@ -13,7 +13,8 @@ from athanor.models.attention_cpu import TorchCoreAttention
 from athanor.models.experts_cpu import TorchExperts
 from athanor.models.language_model import build_language_model, transformer_config
 from athanor.recipe.layouts import expert_tensor_ranks
-from athanor.recipe.schema import Model, Parallel, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import Model, Parallel
 from athanor.training.layout import process_groups
 
 SHAPE = Model(

@@ -18,7 +18,8 @@ from athanor.models.precision import (
     refuse_unless_possible,
     weights_by_arithmetic,
 )
-from athanor.recipe.schema import Dispatch, Model, Parallel, Precision, Router
+from athanor.recipe.schema.choices import Dispatch, Precision, Router
+from athanor.recipe.schema.training import Model, Parallel
 from athanor.training.layout import process_groups
 from tests.models.absent_world import as_rank
 

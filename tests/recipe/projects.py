@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from athanor.recipe.loading import load_recipe
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 
 PINS = {
     "torch": "2.13.0",

@@ -9,7 +9,7 @@ import pytest
 
 from athanor.recipe.loading import load_site, read_recipe
 from athanor.recipe.problems import Problem, RecipeError
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from athanor.recipe.units import EXAMPLES, Unit
 from tests.recipe.projects import Project, base, put

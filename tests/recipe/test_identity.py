@@ -13,7 +13,9 @@ from athanor.recipe.graph import STAGES, Artifact
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import load_recipe, load_resolved, resolved_text
 from athanor.recipe.schedules import decay_of
-from athanor.recipe.schema import BatchSwitch, Pretrain, Recipe, Schedule
+from athanor.recipe.schema.choices import Schedule
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import BatchSwitch, Pretrain
 from athanor.recipe.site import Site
 from athanor.recipe.units import Unit, format_quantity
 from tests.recipe.projects import PINS, Project, base, make_project

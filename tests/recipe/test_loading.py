@@ -9,7 +9,9 @@ from athanor.cli import main
 from athanor.recipe.comparison import changed_keys
 from athanor.recipe.loading import load_recipe, load_site, parse_set, read_recipe, resolved_text
 from athanor.recipe.problems import Problem, RecipeError
-from athanor.recipe.schema import BatchSwitch, Precision, Recipe, Suite
+from athanor.recipe.schema.choices import Precision, Suite
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import BatchSwitch
 from tests.recipe.projects import Project, base, put
 
 

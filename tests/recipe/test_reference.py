@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from athanor.recipe.reference import reference
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from tests.recipe.schema_walk import places
 

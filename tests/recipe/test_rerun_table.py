@@ -9,7 +9,8 @@ from athanor.recipe.comparison import changed_keys, compare_stages
 from athanor.recipe.graph import STAGES
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import read_recipe
-from athanor.recipe.schema import Recipe, Training
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Training
 from tests.recipe.projects import Project, base, make_project, put
 from tests.recipe.schema_walk import places, with_entries
 

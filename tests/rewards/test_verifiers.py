@@ -11,7 +11,8 @@ import pytest
 
 from athanor.data.sources.reasoning_gym_problems import ENTRY, installed_version, read_problems
 from athanor.recipe.generators import SOUND, UNSOUND
-from athanor.recipe.schema import Source, SourceKind
+from athanor.recipe.schema.choices import SourceKind
+from athanor.recipe.schema.recipe import Source
 from athanor.rewards.verifiers import Judge
 
 PROBLEMS = 4

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from athanor.recipe.schema import PassRateFilter, ScoreWeights
+from athanor.recipe.schema.post_training import PassRateFilter, ScoreWeights
 from athanor.rewards.scores import Rules, Scores
 from athanor.rl.selection import Candidate, best, drawn, keep
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from athanor.recipe.schema import Model, Parallel, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import Model, Parallel
 
 SEQUENCE, BATCH, HIDDEN, INNER = 64, 3, 256, 512
 

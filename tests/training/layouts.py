@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from athanor.recipe.schema import Dispatch, Recompute
+from athanor.recipe.schema.choices import Dispatch, Recompute
 
 
 @dataclass(frozen=True)

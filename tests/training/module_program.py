@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
-from athanor.recipe.schema import Peft, Recipe, Training, Zero
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.tracking.spool import NullSpool, Spool
 from tests import ranks as warm
 from tests.ranks import Rank

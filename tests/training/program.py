@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from athanor.tracking.spool import NullSpool, Spool
 

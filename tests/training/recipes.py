@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from athanor.recipe.schema import Checkpoint, Model, Parallel, Precision, Pretrain, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Checkpoint, Model, Parallel, Pretrain
 from tests.training.synthetic import LENGTH, VOCABULARY
 
 BATCH = 8 * LENGTH  # tokens a step

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from athanor.models.huggingface import configuration
-from athanor.recipe.schema import Optimizer, Peft, PeftKind, Zero
+from athanor.recipe.schema.choices import PeftKind
+from athanor.recipe.schema.training import Optimizer, Peft, Zero
 from tests.training import module_program as program
 from tests.training.module_program import ModuleJob
 from tests.training.recipes import BATCH, recipe

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from athanor.models.attention_cpu import zigzag_positions
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import BatchSwitch, Parallel, Pretrain
+from athanor.recipe.schema.training import BatchSwitch, Parallel, Pretrain
 from athanor.training.batches import next_token_batch
 from athanor.training.layout import Layout
 from athanor.training.samples import micro_batches_of

@@ -16,7 +16,9 @@ from athanor.models.folder_files import digest
 from athanor.models.huggingface_folder import open_folder
 from athanor.models.import_huggingface import plan_import
 from athanor.recipe.loading import resolved_text
-from athanor.recipe.schema import Model, Precision, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Model
 from athanor.stages import initialize
 from athanor.training.checkpoints import FINAL
 from athanor.training.importing import write_import

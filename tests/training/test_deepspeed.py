@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from athanor.recipe.families import family_of
-from athanor.recipe.schema import Model, Precision, Recipe, Zero
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Model, Zero
 from athanor.training.checkpoints import FINAL
 from tests.training import module_program as program
 from tests.training import processes

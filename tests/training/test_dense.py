@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from athanor.models.torch_dist import ShardedCheckpoint
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL
 from athanor.training.routing import EXPERT_LOAD
 from tests.training import processes

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from athanor.recipe.schema import SpikeAction, Spikes
+from athanor.recipe.schema.choices import SpikeAction
+from athanor.recipe.schema.training import Spikes
 from athanor.training.checkpoints import FINAL
 from athanor.training.curve import read_curve
 from athanor.training.diagnosis import FAULTS, Fault, Origin, attribute, read_faults

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from athanor.recipe.schema import Precision, Recipe, Recompute
+from athanor.recipe.schema.choices import Precision, Recompute
+from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL
 from tests import ranks as warm
 from tests.training import processes

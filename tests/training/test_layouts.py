@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
 from tests.training.layouts import LAYOUTS

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from athanor.recipe.schema import BatchSwitch, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import BatchSwitch
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
 from tests.training.program import Job

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from athanor.campaign.stragglers import stragglers
-from athanor.recipe.schema import Model, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import Model
 from athanor.training.utilisation import flops_per_token, known_peak
 from tests.training import processes
 from tests.training.program import Job

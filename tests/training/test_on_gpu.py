@@ -10,7 +10,8 @@ import torch
 from athanor.models.conversions import correspondences
 from athanor.models.torch_dist import ShardedCheckpoint
 from athanor.recipe.families import family_of
-from athanor.recipe.schema import Precision, Recipe
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
 from tests.training.program import Job

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from athanor.models.huggingface import configuration
-from athanor.recipe.schema import Optimizer, OptimizerName, Zero
+from athanor.recipe.schema.choices import OptimizerName
+from athanor.recipe.schema.training import Optimizer, Zero
 from athanor.training.optimizers import build_fused, build_optimizer, hidden_matrices, state_bytes
 from tests.training import module_program as program
 from tests.training.module_program import ModuleJob

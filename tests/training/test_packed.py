@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from athanor.recipe.schema import Parallel, Recipe, Recompute
+from athanor.recipe.schema.choices import Recompute
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Parallel
 from athanor.training.batches import micro_batch
 from athanor.training.layout import Layout, process_groups
 from athanor.training.objective import NextToken

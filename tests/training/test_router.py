@@ -10,7 +10,8 @@ import torch
 
 from athanor.models.conversions import EXPERT_BIAS
 from athanor.models.torch_dist import ShardedCheckpoint
-from athanor.recipe.schema import Balance, Router, SpikeAction, Spikes
+from athanor.recipe.schema.choices import Balance, Router, SpikeAction
+from athanor.recipe.schema.training import Spikes
 from athanor.training.checkpoints import FINAL
 from tests.training import processes
 from tests.training.program import BitFlip, Job

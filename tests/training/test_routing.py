@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from athanor.recipe.schema import Recompute
+from athanor.recipe.schema.choices import Recompute
 from athanor.training.checkpoints import FINAL
 from athanor.training.routing import BINS, EXPERT_LOAD
 from tests.training import processes

@@ -11,7 +11,7 @@ import pytest
 
 from athanor.artifacts.manifest import MANIFEST, Manifest, Provenance, Result, Upstream
 from athanor.artifacts.run import Input, StageRun
-from athanor.recipe.schema import Checkpoint
+from athanor.recipe.schema.training import Checkpoint
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL, SAVES, read_state
 from athanor.training.failures import Failures

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from athanor.recipe.schema import DecayShape, Pretrain, Schedule
+from athanor.recipe.schema.choices import DecayShape, Schedule
+from athanor.recipe.schema.training import Pretrain
 from athanor.training.schedule import LearningRate
 
 SHAPES = st.sampled_from(DecayShape)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from athanor.recipe.schema import SpikeAction, Spikes
+from athanor.recipe.schema.choices import SpikeAction
+from athanor.recipe.schema.training import Spikes
 from athanor.training.checkpoints import FINAL
 from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, SpikeError
 from tests.training import processes

@@ -9,7 +9,9 @@ import pytest
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun, Stopped
 from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, read_documents, training_file
 from athanor.recipe.reward import roster
-from athanor.recipe.schema import Data, Model, Pretrain, Recipe, Reward, Source
+from athanor.recipe.schema.post_training import Reward
+from athanor.recipe.schema.recipe import Data, Recipe, Source
+from athanor.recipe.schema.training import Model, Pretrain
 from athanor.rewards.polar.triples import Triple
 from athanor.stages import trajectories, triples
 from athanor.stages.roster import plan, tokenizer_of

@@ -13,7 +13,7 @@ from types import FrameType
 
 from athanor.artifacts.files import write_atomically
 from athanor.artifacts.manifest import Manifest
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from athanor.tracking.spool import NullSpool, Spool
 

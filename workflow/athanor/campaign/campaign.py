@@ -10,7 +10,7 @@ from athanor.artifacts.store import Store, store_root
 from athanor.recipe.graph import Artifact
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import load_recipe, load_site, project_folder
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site, chosen_site
 
 

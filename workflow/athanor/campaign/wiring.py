@@ -18,7 +18,7 @@ from athanor.campaign.registry import PLAN, register
 from athanor.recipe.graph import STAGES, TRAINING, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
-from athanor.recipe.schema import RolloutEngine
+from athanor.recipe.schema.choices import RolloutEngine
 from athanor.recipe.secrets import SecretsError, site_secrets
 from athanor.recipe.server_command import problem_with as problem_with_server
 from athanor.recipe.site import Site, StageResources, resource_entries

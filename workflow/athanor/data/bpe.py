@@ -18,7 +18,7 @@ from athanor.data.documents import read_documents
 from athanor.models.chat_template import CHAT_TEMPLATE
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.recipe.finetuning import TURN_BEGINS, TURN_ENDS
-from athanor.recipe.schema import Tokenizer
+from athanor.recipe.schema.recipe import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

@@ -16,7 +16,9 @@ from athanor.data.functions import documented_functions
 from athanor.data.sources.reasoning_gym_problems import ENTRY
 from athanor.data.split import is_held_out
 from athanor.data.template import Template
-from athanor.recipe.schema import Data, Extract, Responses, SftTask, Source, SourceKind
+from athanor.recipe.schema.choices import Extract, Responses, SourceKind
+from athanor.recipe.schema.post_training import SftTask
+from athanor.recipe.schema.recipe import Data, Source
 
 TRAINING_FILE, HELD_OUT_FILE = "train.jsonl.gz", "held_out.jsonl.gz"
 SELECTED = (Responses.BEST, Responses.DRAWN)  # of what models answered

@@ -11,7 +11,7 @@ from athanor.data.formats.record import Record
 from athanor.data.ordering import shuffled
 from athanor.data.split import is_held_out
 from athanor.data.template import Template
-from athanor.recipe.schema import Data, Source
+from athanor.recipe.schema.recipe import Data, Source
 
 
 @dataclass

@@ -16,7 +16,7 @@ from athanor.models.folder_files import FolderError, digest
 from athanor.recipe.consistency import floating, start_floats
 from athanor.recipe.loading import load_site, project_folder, read_recipe
 from athanor.recipe.problems import RecipeError
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 from athanor.recipe.site import DEFAULT_SITE
 
 START = "pretrain.init_from"

@@ -26,7 +26,7 @@ from athanor.artifacts.run import StageError
 from athanor.data.packing import PackedWindows, Window
 from athanor.data.permutation import permutation, permute, stream_key
 from athanor.data.windows import TokenStream
-from athanor.recipe.schema import TokenOrder
+from athanor.recipe.schema.choices import TokenOrder
 from athanor.recipe.trainings import SMALLEST_WEIGHT
 
 BLOCK = int(2 / SMALLEST_WEIGHT)  # 4096 samples; a smaller weight could round to a negative share of a block

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from athanor.evaluation.results import CampaignResults, CurvePoint
 from athanor.evaluation.scores import ScoreRow
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 from athanor.recipe.units import Unit, format_quantity
 
 LOSS_FIGURE, VALIDATION_FIGURE, SCORES_FIGURE = "figures/loss.svg", "figures/validation.svg", "figures/scores.svg"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from athanor.evaluation.tasks import Document, Metric, OutputType, SuiteError, Task, choose
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 BYTE_METRICS = (Metric("bits_per_byte", higher_is_better=False), Metric("byte_perplexity", higher_is_better=False))
 WORD_METRIC = Metric("word_perplexity", higher_is_better=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from athanor.evaluation.tasks import Metric, OutputType, Row, SuiteError, Task, choose
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 PROMPTS = "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"  # inside the package lm_eval
 LETTERS = "ABCD"

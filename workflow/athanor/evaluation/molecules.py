@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from athanor.evaluation.tasks import Document, Metric, OutputType, Row, SuiteError, Task, choose
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 DOMAIN = "molecules"  # sources of this domain: the text ends with the SMILES, which is also the entity
 CHOICES = 4

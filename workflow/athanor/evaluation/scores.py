@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.artifacts.files import write_json
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 SCORES_FILE = "scores.json"
 

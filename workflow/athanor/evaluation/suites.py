@@ -12,7 +12,8 @@ from athanor.evaluation.mmlu import mmlu_dev_task
 from athanor.evaluation.molecules import DOMAIN, compounds, leaked, molecule_choice_task
 from athanor.evaluation.scores import SCORES_FILE, Score, write_scores
 from athanor.evaluation.tasks import Document, Task, write_readme, write_task
-from athanor.recipe.schema import Evaluate, Suite
+from athanor.recipe.schema.choices import Suite
+from athanor.recipe.schema.recipe import Evaluate
 
 SUITES_FOLDER = "suites"
 FINISHED_FOLDER = "finished"  # a restart's memory; not part of the result

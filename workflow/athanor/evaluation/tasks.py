@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from athanor.artifacts.files import write_atomically
-from athanor.recipe.schema import Suite
+from athanor.recipe.schema.choices import Suite
 
 LOADER = Path(__file__).with_name("local_data.py")
 README = "README.md"

@@ -10,7 +10,8 @@ from math import prod
 import torch
 
 from athanor.recipe.families import Family
-from athanor.recipe.schema import Model, Router
+from athanor.recipe.schema.choices import Router
+from athanor.recipe.schema.training import Model
 
 Shape = tuple[int, ...]
 Split = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]

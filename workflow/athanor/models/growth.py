@@ -14,7 +14,7 @@ import torch
 
 from athanor.models.conversions import EMBEDDING, OUTPUT, ROUTER, Correspondence, Shape, correspondences, stacked_shape
 from athanor.recipe.families import MOE, Family
-from athanor.recipe.schema import Model
+from athanor.recipe.schema.training import Model
 
 ROWS = 4096  # of the vocabulary that are summed at once
 ROUTER_STD = 0.02  # of the logits' weights: the first tokens choose nearly evenly

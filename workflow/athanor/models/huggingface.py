@@ -21,7 +21,9 @@ from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILE
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
 from athanor.recipe.families import CONFIG, GLM4_MOE, QWEN3, QWEN3_MOE, family_of
 from athanor.recipe.finetuning import TURN_ENDS
-from athanor.recipe.schema import Export, Model, Precision, Router
+from athanor.recipe.schema.choices import Precision, Router
+from athanor.recipe.schema.recipe import Export
+from athanor.recipe.schema.training import Model
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from athanor.models.huggingface import DTYPES, Exported, copy_tokenizer, special_tokens, teach_to_chat
 from athanor.models.weight_files import ExportError
-from athanor.recipe.schema import Export
+from athanor.recipe.schema.recipe import Export
 
 
 def export_folder(

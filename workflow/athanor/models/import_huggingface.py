@@ -18,7 +18,7 @@ from athanor.models.origin import kept_bytes
 from athanor.models.safetensors_file import DTYPES
 from athanor.models.torch_dist_writer import Slice, write
 from athanor.recipe.families import differences
-from athanor.recipe.schema import Model
+from athanor.recipe.schema.training import Model
 
 MAX_FILE_BYTES = 4_000_000_000
 ROOM = 1.05  # of what is written must be free: index and headers come on top

@@ -32,7 +32,8 @@ from athanor.models.fp8_emulated import BlockScaling
 from athanor.models.linear_cpu import BlockScaledColumnParallelLinear, BlockScaledRowParallelLinear
 from athanor.models.precision import EMULATED, Bf16Layers, Machine, precision_fields, refuse_unless_possible
 from athanor.recipe.layouts import expert_tensor_ranks
-from athanor.recipe.schema import Balance, Model, Parallel, Precision, Recompute, Router
+from athanor.recipe.schema.choices import Balance, Precision, Recompute, Router
+from athanor.recipe.schema.training import Model, Parallel
 
 
 def build_language_model(

@@ -16,7 +16,8 @@ from athanor.models.folder_files import INDEX_FILE
 from athanor.models.huggingface_folder import Folder, open_folder
 from athanor.models.safetensors_file import Header, SafetensorsWriter, parse_header, read_header, subset
 from athanor.recipe.families import Described, read_config
-from athanor.recipe.schema import Balance, Model, Router
+from athanor.recipe.schema.choices import Balance, Router
+from athanor.recipe.schema.training import Model
 
 HUGGINGFACE = "huggingface"  # the folder beside the checkpoint
 ORIGIN_FILE = "origin.json"

@@ -13,7 +13,8 @@ import torch
 
 from athanor.artifacts.run import StageError
 from athanor.models.fp8_emulated import BlockScaling
-from athanor.recipe.schema import Dispatch, Model, Parallel, Precision, Training
+from athanor.recipe.schema.choices import Dispatch, Precision
+from athanor.recipe.schema.training import Model, Parallel, Training
 
 
 class PrecisionError(StageError):

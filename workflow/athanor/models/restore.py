@@ -24,7 +24,7 @@ from athanor.models.weight_files import (
     write_weights,
 )
 from athanor.recipe.families import CONFIG, adapted, layers_of
-from athanor.recipe.schema import Model
+from athanor.recipe.schema.training import Model
 
 MAX_SHARD_BYTES = 5_000_000_000
 CONFIG_DTYPES = ("dtype", "torch_dtype")  # of transformers 5 and 4

@@ -13,7 +13,7 @@ from athanor.models.folder_files import INDEX_FILE, ONE_FILE
 from athanor.models.origin import Place
 from athanor.models.safetensors_file import LETTERS, Header, SafetensorsError, SafetensorsWriter, make_header, read_header
 from athanor.models.torch_dist import CheckpointError, ShardedCheckpoint
-from athanor.recipe.schema import Model
+from athanor.recipe.schema.training import Model
 
 Progress = Callable[[int, int], None]
 

@@ -9,7 +9,9 @@ from functools import reduce
 
 from athanor.recipe.problems import Problem
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Backend, OptimizerName, PeftKind, Precision, Recipe, Recompute, SpikeAction, Zero
+from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Precision, Recompute, SpikeAction
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Zero
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.loading import load_recipe, project_folder
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 
 
 def print_difference(name: str, other: str, overrides: list[str]) -> None:

@@ -14,7 +14,9 @@ from athanor.recipe.precisions import illegal_export
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.reward import illegal_reward
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Model, Recipe, Router, Source, SourceKind, Suite
+from athanor.recipe.schema.choices import Router, SourceKind, Suite
+from athanor.recipe.schema.recipe import Recipe, Source
+from athanor.recipe.schema.training import Model
 from athanor.recipe.trainings import illegal_training
 from athanor.recipe.units import Unit, format_quantity
 

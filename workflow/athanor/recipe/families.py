@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from athanor.recipe.schema import Model, Router
+from athanor.recipe.schema.choices import Router
+from athanor.recipe.schema.training import Model
 
 CONFIG = "config.json"
 DENSE, MOE, LOSS_FREE = "qwen3", "qwen3_moe", "glm4_moe"

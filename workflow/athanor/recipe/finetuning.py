@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from athanor.recipe.mixture_search import illegal_search
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Recipe, SftTask, Training
+from athanor.recipe.schema.post_training import SftTask
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Training
 
 TURN_BEGINS, TURN_ENDS = "<|im_start|>", "<|im_end|>"  # ChatML, the format of the Qwen family
 TAXONOMY_LEVELS = 3

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from athanor.recipe.environments import environments, pins
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import DocumentFormat, Recipe, Source, SourceKind
+from athanor.recipe.schema.choices import DocumentFormat, SourceKind
+from athanor.recipe.schema.recipe import Recipe, Source
 
 PACKAGE = "reasoning-gym"
 

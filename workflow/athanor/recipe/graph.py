@@ -7,7 +7,7 @@ from typing import Any
 
 from athanor.recipe.environments import pins
 from athanor.recipe.fingerprint import fingerprint, plain
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from athanor.recipe.problems import Problem, not_divisible
-from athanor.recipe.schema import Model, Parallel, Training
+from athanor.recipe.schema.training import Model, Parallel, Training
 
 
 def expert_tensor_ranks(parallel: Parallel) -> int:

@@ -10,7 +10,8 @@ from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
 from athanor.recipe.post_training import post_train
 from athanor.recipe.reward import write_triples
-from athanor.recipe.schema import Recipe, TokenOrder
+from athanor.recipe.schema.choices import TokenOrder
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import (
     evaluate_section,
     fetch_section,

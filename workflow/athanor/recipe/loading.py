@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from athanor.recipe.consistency import inconsistencies
 from athanor.recipe.fingerprint import plain
 from athanor.recipe.problems import Problem, RecipeError
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from athanor.recipe.walker import walk
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Recipe, Sft
+from athanor.recipe.schema.post_training import Sft
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.units import Unit, format_quantity
 
 SEARCH = "search-"  # before the name of a mixture in an artifact's

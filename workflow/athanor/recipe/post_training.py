@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, OFFLINE, SECOND, SHUFFLED, Artifact, Graph
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
-from athanor.recipe.schema import Backend, OptimizerName, PeftKind, Recipe, Responses, Sft
+from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Responses
+from athanor.recipe.schema.post_training import Sft
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import (
     answers_section,
     backend_section,

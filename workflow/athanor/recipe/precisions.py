@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from athanor.recipe.layouts import expert_tensor_ranks
 from athanor.recipe.problems import Problem, not_divisible
-from athanor.recipe.schema import Model, Precision, Recipe, Training
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Model, Training
 
 ENDS = ("bf16_first_layers", "bf16_last_layers")
 

@@ -7,7 +7,7 @@ from inspect import getdoc
 from typing import Any, get_args, get_origin, get_type_hints
 
 from athanor.recipe.fingerprint import plain
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from athanor.recipe.units import EXAMPLES, Unit, format_quantity
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, SHUFFLED, Artifact, Graph
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import engine_section, model_section
 from athanor.recipe.units import Unit, format_quantity
 

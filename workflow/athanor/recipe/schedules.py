@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from athanor.recipe.schema import DecayShape, Schedule, Training
+from athanor.recipe.schema.choices import DecayShape, Schedule
+from athanor.recipe.schema.training import Training
 
 
 @dataclass(frozen=True)

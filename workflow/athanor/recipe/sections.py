@@ -9,25 +9,22 @@ from typing import Any
 
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.schedules import decay_of
-from athanor.recipe.schema import (
+from athanor.recipe.schema.choices import (
     Backend,
     Balance,
-    Model,
-    Optimizer,
     OptimizerName,
     PeftKind,
     Precision,
-    Recipe,
     Responses,
     RolloutEngine,
     Router,
-    Sft,
-    Source,
     SourceKind,
     SpikeAction,
     TokenOrder,
-    Training,
 )
+from athanor.recipe.schema.post_training import Sft
+from athanor.recipe.schema.recipe import Recipe, Source
+from athanor.recipe.schema.training import Model, Optimizer, Training
 
 
 def conversations_section(r: Recipe, name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from athanor.recipe.graph import TRAINING
-from athanor.recipe.schema import key
+from athanor.recipe.schema.keys import key
 from athanor.recipe.units import Unit
 
 DEFAULT_SITE = "laptop"

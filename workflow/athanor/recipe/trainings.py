@@ -5,7 +5,9 @@ from collections.abc import Collection, Iterator
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema import OptimizerName, Recipe, Schedule, Training
+from athanor.recipe.schema.choices import OptimizerName, Schedule
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Training
 from athanor.recipe.units import Unit, format_quantity
 
 KNOWN_IN = {"source": "data.sources", "task": "sft.tasks"}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from athanor.recipe.schema import ScoreWeights
+from athanor.recipe.schema.post_training import ScoreWeights
 
 WORDS_ALIKE = 4  # in a row, said a second time, are a repetition
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from athanor.recipe.schema import PassRateFilter
+from athanor.recipe.schema.post_training import PassRateFilter
 from athanor.rewards.scores import Scores
 
 SELECTION_FILE = "selection.json"

@@ -8,7 +8,7 @@ from athanor.artifacts.run import StageError, StageRun, Stopped
 from athanor.data.chat import ChatEncoder
 from athanor.data.conversations import Conversation, answer_of, question_of
 from athanor.models.folder_files import MODEL_FOLDER
-from athanor.recipe.schema import RolloutEngine
+from athanor.recipe.schema.choices import RolloutEngine
 from athanor.rewards.verifiers import Judge
 from athanor.rl.answers import Answer
 from athanor.rl.rollouts.in_process import InProcessEngine

@@ -17,7 +17,8 @@ from athanor.data.conversations import (
 from athanor.data.packing import PACK_FILES, Encoded, pack, write_windows
 from athanor.data.token_store import BYTES_FILE, write_token_bytes
 from athanor.recipe.graph import HELD_OUT
-from athanor.recipe.schema import Responses, Training
+from athanor.recipe.schema.choices import Responses
+from athanor.recipe.schema.training import Training
 
 TRAIN = "train"
 REPORT_EVERY = 256

@@ -9,7 +9,8 @@ from athanor.cluster.failures import machine_failures
 from athanor.data.mixture import Mixture
 from athanor.data.windows import held_out_sequences, held_out_shards, training_shards
 from athanor.recipe.graph import SHUFFLED, TRAINING
-from athanor.recipe.schema import Recipe, TokenOrder
+from athanor.recipe.schema.choices import TokenOrder
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.units import Unit, parse_quantity
 from athanor.training.checkpoints import FINAL
 from athanor.training.failures import Failures

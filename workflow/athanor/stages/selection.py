@@ -11,7 +11,8 @@ from athanor.artifacts.run import Input, Outcome, StageError, StageRun
 from athanor.data.conversations import TRAINING_FILE, Conversation, question_of, read_conversations, training_file
 from athanor.data.documents import JsonlWriter
 from athanor.recipe.graph import FINE_TUNED
-from athanor.recipe.schema import Responses, ScoreWeights
+from athanor.recipe.schema.choices import Responses
+from athanor.recipe.schema.post_training import ScoreWeights
 from athanor.rewards.scores import Scores
 from athanor.rl.selection import SELECTION_FILE, Candidate, best, drawn, keep
 from athanor.stages.rollouts import SCORED_FILE

@@ -13,7 +13,9 @@ from athanor.data.token_store import read_token_bytes
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.graph import HELD_OUT, SECOND, SHUFFLED
 from athanor.recipe.mixture_search import SEARCH, settings_of
-from athanor.recipe.schema import Backend, PeftKind, Sft, Training
+from athanor.recipe.schema.choices import Backend, PeftKind
+from athanor.recipe.schema.post_training import Sft
+from athanor.recipe.schema.training import Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
 from athanor.training.checkpoints import FINAL

@@ -25,7 +25,7 @@ from athanor.models.torch_dist import CheckpointError
 from athanor.models.weight_files import ExportError
 from athanor.recipe.families import ConfigError, differences
 from athanor.recipe.loading import load_resolved
-from athanor.recipe.schema import Model
+from athanor.recipe.schema.training import Model
 from athanor.training.checkpoints import FINAL, STATE
 from athanor.training.importing import write_import
 

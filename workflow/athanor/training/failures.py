@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from athanor.recipe.schema import Checkpoint
+from athanor.recipe.schema.training import Checkpoint
 
 
 @dataclass(frozen=True)

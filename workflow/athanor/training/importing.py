@@ -14,7 +14,7 @@ from athanor.models.import_huggingface import Import, no_room, plan_import, writ
 from athanor.models.origin import HUGGINGFACE, keep
 from athanor.models.safetensors_file import SafetensorsError
 from athanor.recipe.loading import project_folder
-from athanor.recipe.schema import Recipe
+from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL, SCHEMA_VERSION, STATE, Position, State
 
 MEGABYTE = 1_000_000

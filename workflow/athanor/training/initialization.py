@@ -4,7 +4,8 @@ from functools import partial
 
 from athanor.artifacts.run import Outcome, StageError, StageRun
 from athanor.models.language_model import build_language_model
-from athanor.recipe.schema import Parallel, Recipe
+from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Parallel
 from athanor.training import checkpoints
 from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.layout import process_groups

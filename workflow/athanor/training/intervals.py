@@ -5,7 +5,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from athanor.recipe.schema import Checkpoint
+from athanor.recipe.schema.training import Checkpoint
 
 HOUR = 3600.0
 

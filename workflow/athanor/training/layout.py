@@ -14,7 +14,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from athanor.models.language_model import interleaved
 from athanor.recipe.layouts import expert_tensor_ranks
-from athanor.recipe.schema import Parallel
+from athanor.recipe.schema.training import Parallel
 from athanor.training.world import claim_device, connect, nodes_of, place
 
 

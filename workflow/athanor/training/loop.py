@@ -19,7 +19,8 @@ from athanor.models.freezing import FreezeError, freeze
 from athanor.models.language_model import build_language_model
 from athanor.models.precision import Bf16Layers, PrecisionError, declaration
 from athanor.recipe.schedules import BatchSizes
-from athanor.recipe.schema import Model, SpikeAction, Training
+from athanor.recipe.schema.choices import SpikeAction
+from athanor.recipe.schema.training import Model, Training
 from athanor.training import checkpoints, proof
 from athanor.training.batches import MicroBatch, micro_batch
 from athanor.training.checkpoints import FINAL, Position, State

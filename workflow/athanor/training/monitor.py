@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from athanor.artifacts.files import write_json
-from athanor.recipe.schema import Model, Training
+from athanor.recipe.schema.training import Model, Training
 from athanor.training.stopwatch import Part, Stopwatch
 from athanor.training.utilisation import flops_per_token, known_peak
 

@@ -14,7 +14,7 @@ from megatron.core.optimizer.optimizer import ChainedOptimizer
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.utils import get_model_config
 
-from athanor.recipe import schema
+from athanor.recipe.schema import training as schema
 from athanor.training.layout import Layout
 from athanor.training.stopwatch import Part, Stopwatch
 

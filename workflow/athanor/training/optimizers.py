@@ -12,7 +12,8 @@ import pytorch_optimizer
 import torch
 from transformers import PreTrainedModel
 
-from athanor.recipe.schema import Optimizer, OptimizerName
+from athanor.recipe.schema.choices import OptimizerName
+from athanor.recipe.schema.training import Optimizer
 
 Group = dict[str, Any]
 

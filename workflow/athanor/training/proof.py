@@ -15,7 +15,7 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 
 from athanor.artifacts.strict_json import finite, number
-from athanor.recipe.schema import Precision
+from athanor.recipe.schema.choices import Precision
 from athanor.training.batches import MicroBatch
 from athanor.training.objective import Objective
 from athanor.training.optimizer import Learner

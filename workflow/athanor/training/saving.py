@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from athanor.artifacts.files import sha256_of
 from athanor.artifacts.run import StageError
-from athanor.recipe.schema import Checkpoint
+from athanor.recipe.schema.training import Checkpoint
 from athanor.training import checkpoints
 from athanor.training.checkpoints import State
 from athanor.training.intervals import Costs, Interval

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from athanor.recipe.schedules import Decay, decay_of
-from athanor.recipe.schema import DecayShape, Training
+from athanor.recipe.schema.choices import DecayShape
+from athanor.recipe.schema.training import Training
 
 KEPT: dict[DecayShape, Callable[[float], float]] = {  # share of the way from the minimum to the peak, by share of the decay done
     DecayShape.LINEAR: lambda done: 1.0 - done,

@@ -16,7 +16,8 @@ from statistics import median
 
 from athanor.artifacts.run import StageError
 from athanor.artifacts.strict_json import line_of, read_lines
-from athanor.recipe.schema import SpikeAction, Spikes
+from athanor.recipe.schema.choices import SpikeAction
+from athanor.recipe.schema.training import Spikes
 from athanor.training.checkpoints import Usual
 
 SKIPS = "skips.jsonl"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from athanor.recipe.schema import Model, Precision
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import Model
 
 # Dense, TFLOP/s, from NVIDIA's data sheets (which print twice as much, with sparsity): BF16, FP8. FP32 is never trained on these.
 PEAKS = {

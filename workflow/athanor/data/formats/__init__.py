@@ -9,7 +9,8 @@ from athanor.data.formats.ontology import read_obo
 from athanor.data.formats.plain import read_whole_file
 from athanor.data.formats.record import Record, SourceFile
 from athanor.data.formats.tabular import read_json, read_jsonl, read_tsv
-from athanor.recipe.schema import DocumentFormat, Source
+from athanor.recipe.schema.choices import DocumentFormat
+from athanor.recipe.schema.recipe import Source
 
 Reader = Callable[[SourceFile, Source], Iterator[Record]]
 

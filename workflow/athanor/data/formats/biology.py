@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from athanor.data.formats.record import Record, SourceFile, open_text
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 PAIR = re.compile(r"\s(\w+)=")
 NAMES = {"OS": "organism", "GN": "gene", "OX": "taxon"}

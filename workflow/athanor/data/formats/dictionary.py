@@ -8,7 +8,7 @@ from pathlib import Path
 
 from athanor.artifacts.run import StageError
 from athanor.data.formats.record import Record, SourceFile, open_bytes
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 DIGITS = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
 METADATA = "00-"  # headwords that describe the dictionary itself

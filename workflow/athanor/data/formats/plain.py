@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from athanor.data.formats.record import Record, SourceFile, open_text
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 
 def read_whole_file(file: SourceFile, _: Source) -> Iterator[Record]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from athanor.artifacts.run import StageError
 from athanor.data.formats.record import Record, SourceFile, open_text
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 
 def read_json(file: SourceFile, _: Source) -> Iterator[Record]:

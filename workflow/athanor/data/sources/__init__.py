@@ -9,7 +9,8 @@ from athanor.data.formats import read_records
 from athanor.data.formats.record import Record
 from athanor.data.sources import apt_package, hub_dataset, local_files, pip_wheel, reasoning_gym_problems
 from athanor.data.sources.cache import DownloadCache
-from athanor.recipe.schema import Source, SourceKind
+from athanor.recipe.schema.choices import SourceKind
+from athanor.recipe.schema.recipe import Source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from athanor.data.formats.record import SourceFile
 from athanor.data.sources.cache import DownloadCache, Package, Wanted
 from athanor.data.sources.command import run_tool
 from athanor.data.sources.matching import matches, require_inside, select
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 
 def obtain(source: Source, cache: DownloadCache) -> Package:

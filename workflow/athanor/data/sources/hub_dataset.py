@@ -6,7 +6,8 @@ from pathlib import Path
 from athanor.artifacts.run import StageError
 from athanor.data.formats.record import Record
 from athanor.data.sources.cache import DownloadCache
-from athanor.recipe.schema import DocumentFormat, Source
+from athanor.recipe.schema.choices import DocumentFormat
+from athanor.recipe.schema.recipe import Source
 
 
 def read_rows(source: Source, cache: DownloadCache) -> Iterator[Record]:

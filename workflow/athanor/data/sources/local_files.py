@@ -7,7 +7,7 @@ from athanor.artifacts.files import sha256_of
 from athanor.artifacts.run import StageError
 from athanor.data.formats.record import SourceFile
 from athanor.data.sources.matching import select
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 WILD = "*?["
 

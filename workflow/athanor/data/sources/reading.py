@@ -11,7 +11,7 @@ from athanor.artifacts.store import download_folder
 from athanor.data.sources import Opened, open_source
 from athanor.data.sources.cache import DownloadCache
 from athanor.recipe.loading import project_folder
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 REPORT_EVERY_RECORDS = 1024
 

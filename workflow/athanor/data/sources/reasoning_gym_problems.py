@@ -8,7 +8,7 @@ from typing import Any
 from athanor.artifacts.run import StageError
 from athanor.data.formats.record import Record
 from athanor.recipe.generators import PACKAGE
-from athanor.recipe.schema import Source
+from athanor.recipe.schema.recipe import Source
 
 ENTRY = "entry"  # the field with all that the verifier wants
 

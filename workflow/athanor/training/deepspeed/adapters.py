@@ -10,7 +10,8 @@ from peft import IA3Config, LoraConfig, PeftConfig, PeftMixedModel, PeftModel, g
 from transformers import PreTrainedModel
 
 from athanor.artifacts.run import StageError
-from athanor.recipe.schema import Peft, PeftKind
+from athanor.recipe.schema.choices import PeftKind
+from athanor.recipe.schema.training import Peft
 from athanor.training.deepspeed.task import Weights
 
 ADAPTER = "adapter"  # below a model's folder

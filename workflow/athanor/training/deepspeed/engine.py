@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from athanor.recipe import schema
-from athanor.recipe.schema import Precision, Zero
+from athanor.recipe.schema import training as schema
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.training import Zero
 from athanor.training.world import ON_CPU
 
 if ON_CPU:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from athanor.recipe import schema
+from athanor.recipe.schema import training as schema
 from athanor.training.optimizers import build_fused
 
 STATE_FILE = "state.pt"

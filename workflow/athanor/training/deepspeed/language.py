@@ -12,7 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.run import StageError
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
-from athanor.recipe.schema import Peft, PeftKind, Training, Zero
+from athanor.recipe.schema.choices import PeftKind
+from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
 from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
 from athanor.training.deepspeed.windows import PackedBatches, PackedReader, response_losses

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from athanor.recipe.schema import Training, Zero
+from athanor.recipe.schema.training import Training, Zero
 from athanor.training.failures import Failures
 
 

@@ -1,0 +1,1 @@
+"""The recipe as dataclasses, by what part of a campaign a section is about."""

@@ -1,0 +1,141 @@
+"""The sections behind pretraining: conversations, fine-tuning, offline RL and the reward model."""
+
+from dataclasses import dataclass
+
+from athanor.recipe.schema.choices import Backend, Extract, RolloutEngine
+from athanor.recipe.schema.keys import key
+from athanor.recipe.schema.training import Peft, Training, Zero
+from athanor.recipe.units import Unit
+
+
+@dataclass
+class Turn:
+    """A question and its answer, made from the fields of a record."""
+
+    prompts: list[str] = key([], "ways to ask, each a template; a record is asked in one of them", required=True)
+    thinking: str = key("", "template of what is thought before the answer; empty: nothing")
+    response: str = key("", "template of the answer", required=True)
+
+
+@dataclass
+class SftTask:
+    """Conversations made from one source. What pretraining held out of it is held out here."""
+
+    source: str = key("", "name in data.sources", required=True)
+    extract: Extract = key(Extract.RECORDS, "records | functions (of Python files)")
+    system: str = key("", "system message; empty: none")
+    turns: list[Turn] = key([], "the conversation, from the fields of a record")
+    messages: str = key("", "instead of turns: the field that holds whole conversations, as chat templates take them")
+    tools: str = key("", "the field with the tools that such conversations may call")
+    taxonomy: list[str] = key([], "three levels under which the task is counted: field, subject, skill", required=True)
+    max_conversations: int = key(0, "taken in all, the held-out ones among them; 0 for all", low=0)
+
+
+@dataclass
+class Answers:
+    """Answers to held-out questions: of the model before fine-tuning, behind it, and of its control."""
+
+    prompts: int = key(64, "held-out questions a task, at most; 0 asks none", low=0)
+    samples: int = key(4, "answers that are drawn a question, beside the likeliest one", low=1)
+    max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
+
+
+@dataclass
+class MixtureSearch:
+    """Short fine-tunings, one a mixture, by which a mixture is decided: each task alone, then combinations.
+
+    They start where fine-tuning starts, on Slurm as one job array; the report has the table to decide by.
+    """
+
+    token_budget: int = key(0, "tokens each; 0: nothing is tried", unit=Unit.TOKENS, low=0)
+    alone: list[str] = key([], "tasks to train on alone; empty: every one of sft.mixture")
+    combinations: dict[str, dict[str, float]] = key({}, "mixtures by name, weights of tasks; the recipe's own is tried anyway")
+
+
+@dataclass
+class Sft(Training):
+    """Supervised fine-tuning on conversations, packed without reaching into each other; the loss counts responses alone.
+
+    Tokens are those of the packed windows. Its control trains on the same prompts with another prompt's response.
+    """
+
+    backend: Backend = key(
+        Backend.MEGATRON,
+        "megatron | deepspeed (dense models; starts from the exported folder and makes one, docs/deepspeed.md)",
+    )
+    zero: Zero = key(Zero(), "what the data ranks of backend deepspeed keep a part of each")
+    peft: Peft = key(Peft(), "few weights instead of all, for backend deepspeed")
+    tasks: dict[str, SftTask] = key({}, "the tasks by name; without any there is no fine-tuning")
+    shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled responses")
+    answers: Answers = key(Answers(), "held-out questions that are asked")
+    search: MixtureSearch = key(MixtureSearch(), "mixtures that are tried")
+
+
+@dataclass
+class PassRateFilter:
+    """Which questions are learnt from, by how often models answer them right; applied task by task."""
+
+    drop_from: float = key(1.0, "pass rate from which on a question is too easy", above=0, high=1)
+    drop_up_to: float = key(0.25, "pass rate up to which it is too hard", low=0, high=1)
+    floor: float = key(
+        0.25, "share of a task's rightly answered questions that are kept in any case, the least hard first", low=0, high=1
+    )
+
+
+@dataclass
+class ScoreWeights:
+    """What the components of an answer's score count; each lies between 0 and 1."""
+
+    accuracy: float = key(1.0, "a verifier calls it right", low=0)
+    fluency: float = key(0.1, "it ended by itself and does not repeat itself", low=0)
+    safety: float = key(1.0, "it holds nothing forbidden", low=0)
+
+
+@dataclass
+class Offline(Training):
+    """Offline RL: further fine-tuning on the best of N answers that the model itself gave.
+
+    Without a mixture (weights of `sft.tasks`, not only those that `sft.mixture` has) there is none. Its controls learn as many
+    tokens of any of the answers to the same questions, and of the conversations that fine-tuning had.
+    """
+
+    prompts: int = key(1000, "training questions a task that are asked; 0: no offline RL", low=0)
+    samples: int = key(8, "answers a question", low=2)
+    temperature: float = key(1.0, "of the answers", above=0, high=10)
+    top_p: float = key(1.0, "share of the likeliest tokens that may be drawn", above=0, high=1)
+    top_k: int = key(0, "number of the likeliest tokens that may be drawn, 0 for all", low=0)
+    max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
+    second_model: bool = key(
+        False, "fine-tune one more model, on samples in another order, whose pass rates count as the first one's do"
+    )
+    filter: PassRateFilter = key(PassRateFilter(), "questions that are neither too easy nor too hard")
+    weights: ScoreWeights = key(ScoreWeights(), "what makes an answer the best")
+    forbidden: list[str] = key([], "regular expressions of what no answer may hold: safety is 0 then")
+    controls: bool = key(False, "also train both controls")
+
+
+@dataclass
+class Rollouts:
+    """How models are asked, in every stage that asks."""
+
+    engine: RolloutEngine = key(RolloutEngine.IN_PROCESS, "in_process | server (the site's server_command); each draws others")
+
+
+@dataclass
+class Reward:
+    """Texts that the recipe's models write behind shared prefixes, by which a reward model learns to tell policies apart (POLAR).
+
+    The roster is every milestone and the fine-tuned model with its control, where that is exported, at each temperature.
+    """
+
+    prefixes: int = key(0, "beginnings of training documents, each continued by two policies; 0: no roster speaks", low=0)
+    test_prefixes: int = key(64, "beginnings of held-out documents, continued by models that training never sees", low=1)
+    test_models: int = key(2, "models of the roster that only the test has", low=2)
+    shortest_prefix: int = key(1, "tokens of a prefix, at least", unit=Unit.TOKENS, low=1)
+    longest_prefix: int = key(1024, "tokens of a prefix, at most", unit=Unit.TOKENS, low=1)
+    temperatures: list[float] = key([1.0], "of each model", above=0, high=10)
+    top_p: float = key(0.9, "share of the likeliest tokens that may be drawn", above=0, high=1)
+    top_k: int = key(50, "number of the likeliest tokens that may be drawn, 0 for all", low=0)
+    max_new_tokens: int = key(4096, "tokens a text, at most", unit=Unit.TOKENS, above=0)
+    shortest_text: int = key(48, "tokens by which policies can be told apart; shorter texts are dropped", unit=Unit.TOKENS, low=2)
+    shared: float = key(0.5, "share of a text that another may begin with; beyond it they are copies and dropped", low=0, high=1)
