@@ -90,6 +90,32 @@ rule learn_offline:
         campaign.command("offline")
 
 
+rule pair_answers:
+    input:
+        campaign.inputs("pairs"),
+    output:
+        manifest=campaign.manifest("pairs"),
+    log:
+        campaign.log("pairs"),
+    resources:
+        **campaign.resources("pairs"),
+    shell:
+        campaign.command("pairs")
+
+
+rule learn_preferences:
+    input:
+        campaign.inputs("preference"),
+    output:
+        manifest=campaign.manifest("preference"),
+    log:
+        campaign.log("preference"),
+    resources:
+        **campaign.resources("preference"),
+    shell:
+        campaign.command("preference")
+
+
 rule write_trajectories:
     input:
         campaign.inputs("trajectories"),

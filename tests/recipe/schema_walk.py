@@ -26,6 +26,7 @@ SFT = {
 }
 
 OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}}
+PREFERENCE = {"decay_tokens": "200K", "kind": "dpo"}
 
 
 REWARD = {"prefixes": 8, "longest_prefix": 16, "max_new_tokens": 64}
@@ -33,10 +34,10 @@ REWARD = {"prefixes": 8, "longest_prefix": 16, "max_new_tokens": 64}
 
 def with_entries(data: dict[str, Any]) -> dict[str, Any]:
     """A recipe's data with one entry in every list and table that the schema has entries for."""
-    data["sft"], data["offline"] = copy.deepcopy(SFT), copy.deepcopy(OFFLINE)
+    data["sft"], data["offline"], data["preference"] = copy.deepcopy(SFT), copy.deepcopy(OFFLINE), copy.deepcopy(PREFERENCE)
     data["reward"] = dict(REWARD)
     data["pretrain"]["milestone_tokens"] = ["400K", "600K"]  # models enough for both sides of the reward model's split
-    for section in ("pretrain", "sft", "offline"):
+    for section in ("pretrain", "sft", "offline", "preference"):
         data[section]["batch_switches"] = [dict(SWITCH)]
     return data
 

@@ -11,7 +11,7 @@ from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import with_entries
 
 DOCS = Path(__file__).parents[2] / "docs" / "deepspeed.md"
-DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, "offline.mixture": {}}
+DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, "offline.mixture": {}, "preference.kind": "none"}
 FUSED = {
     **DENSE,
     "sft.optimizer.name": "adalomo",
@@ -22,7 +22,10 @@ FUSED = {
 }
 # By the row it must break: what to change in the small recipe, and what the key's value is told as.
 BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
-    ("sft.backend", "num_experts"): ({"sft.backend": "deepspeed", "offline.mixture": {}}, "'deepspeed'"),
+    ("sft.backend", "num_experts"): (
+        {"sft.backend": "deepspeed", "offline.mixture": {}, "preference.kind": "none"},
+        "'deepspeed'",
+    ),
     ("sft.backend", "offline"): ({**DENSE, "offline.mixture": {"ask": 1}}, "'deepspeed'"),
     ("sft.parallel.tensor", "tensor"): ({**DENSE, "sft.parallel.tensor": 2, "sft.parallel.ranks": 2}, "2"),
     ("sft.parallel.pipeline", "pipeline"): ({**DENSE, "sft.parallel.pipeline": 2, "sft.parallel.ranks": 2}, "2"),

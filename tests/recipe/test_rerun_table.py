@@ -17,9 +17,11 @@ from tests.recipe.schema_walk import places, with_entries
 NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})
 ANSWERS = REPORT | {"answers"}
-OFFLINE = ANSWERS | {"offline", "export"}  # the model that was trained is exported
+PREFERENCE = ANSWERS | {"preference", "export"}  # the model that was trained is exported
+OFFLINE = PREFERENCE | {"offline"}
 SELECTION = OFFLINE | {"pack", "selection"}
-ROLLOUTS = SELECTION | {"rollouts"}
+PAIRS = PREFERENCE | {"pairs"}
+ROLLOUTS = SELECTION | PAIRS | {"rollouts"}
 TRIPLES = frozenset({"triples"})
 TRAJECTORIES = TRIPLES | {"trajectories"}
 SFT = ROLLOUTS | TRAJECTORIES | {"sft"}  # what was fine-tuned speaks
@@ -148,7 +150,7 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
 TASK = "sft.tasks.ask"
 # What fine-tuning has in common with pretraining reruns it alone.
 OF_ALL = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Training(), key.split(".")[1])}
-for section, again in (("sft", SFT), ("offline", OFFLINE)):
+for section, again in (("sft", SFT), ("offline", OFFLINE), ("preference", PREFERENCE)):
     RERUN |= {
         key.replace("pretrain", section, 1): (value, again if stages else NOTHING) for key, (value, stages) in OF_ALL.items()
     }
@@ -171,7 +173,7 @@ RERUN |= {
     "rollouts.engine": ("server", ROLLOUTS | TRAJECTORIES),
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
-    "offline.controls": (True, OFFLINE | {"pack"}),  # more models beside the other
+    "offline.controls": (True, ANSWERS | {"offline", "export", "pack"}),  # more models beside the other
     "offline.second_model": (True, SELECTION | {"sft", "export", "rollouts"}),
     "offline.prompts": (100, ROLLOUTS),
     "offline.samples": (4, ROLLOUTS),
@@ -183,9 +185,16 @@ RERUN |= {
     "offline.filter.drop_from": (0.9, SELECTION),
     "offline.filter.drop_up_to": (0.1, SELECTION),
     "offline.filter.floor": (0.5, SELECTION),
-    "offline.weights.accuracy": (2, SELECTION),
-    "offline.weights.fluency": (1, SELECTION),
-    "offline.weights.safety": (2, SELECTION),
+    "offline.weights.accuracy": (2, SELECTION | PAIRS),
+    "offline.weights.fluency": (1, SELECTION | PAIRS),
+    "offline.weights.safety": (2, SELECTION | PAIRS),
+    "preference.kind": ("kto", PREFERENCE),
+    "preference.beta": (0.2, PREFERENCE),
+    "preference.measured": (0.25, PREFERENCE),
+    "preference.zero.stage": (3, NOTHING),
+    "preference.zero.offload": (True, NOTHING),
+    "preference.control": (True, PREFERENCE),  # one more model beside the other
+    "preference.mixture": ({"ask": 2}, PREFERENCE),  # refused
     "reward.prefixes": (9, TRAJECTORIES),
     "reward.test_prefixes": (9, TRAJECTORIES),
     "reward.test_models": (3, TRAJECTORIES),

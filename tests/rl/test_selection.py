@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from athanor.recipe.schema.post_training import PassRateFilter, ScoreWeights
 from athanor.rewards.scores import Rules, Scores
+from athanor.rl.preferences import is_exchanged, is_measured, pair_answers
 from athanor.rl.selection import Candidate, best, drawn, keep
 
 RIGHT, WRONG, UNSAFE = Scores(1.0, 1.0, 1.0), Scores(0.0, 1.0, 1.0), Scores(1.0, 1.0, 0.0)
@@ -77,3 +78,35 @@ def test_scores_tell_repetition_and_what_is_forbidden() -> None:
     assert rules.score("The SECRET is out", right=True, whole=True).safety == 0.0
     assert rules.score("a b c d " * 4, right=True, whole=True).fluency == pytest.approx(4 / 13)
     assert rules.score("", right=False, whole=True).fluency == 0.0
+
+
+def test_pair_is_the_best_right_answer_before_the_worst_wrong_one() -> None:
+    fluent, poor = Scores(0.0, 1.0, 1.0), Scores(0.0, 0.2, 1.0)
+    answers = [
+        candidate("q", 0, RIGHT, -2.0),
+        candidate("q", 1, RIGHT, -1.0),
+        candidate("q", 2, fluent),
+        candidate("q", 3, poor, -3.0),
+        candidate("q", 4, poor, -1.5),
+    ]
+    paired = pair_answers({"q": answers})
+    assert [answer.number for answer in paired.pairs["q"]] == [1, 4]  # of equals the one the model finds likeliest
+
+
+def test_right_but_forbidden_answer_is_never_preferred() -> None:
+    paired = pair_answers({"q": [candidate("q", 0, UNSAFE), candidate("q", 1, WRONG)]})
+    assert not paired.pairs and paired.never_right == 1
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 8), min_size=1, max_size=30))
+def test_every_question_has_a_pair_or_is_counted_once(right: dict[str, int]) -> None:
+    paired = pair_answers(answers(right))
+    assert len(paired.pairs) + paired.never_right + paired.always_right == len(right)
+    assert all(chosen.is_learnable and not rejected.is_learnable for chosen, rejected in paired.pairs.values())
+
+
+def test_share_of_pairs_is_measured_and_half_of_the_control_exchanged() -> None:
+    ids = [f"pair {number}" for number in range(4000)]
+    assert sum(is_measured(name, 0.125, 3) for name in ids) == pytest.approx(500, abs=70)
+    exchanged = [is_exchanged(name, 3) for name in ids if not is_measured(name, 0.125, 3)]
+    assert sum(exchanged) == pytest.approx(len(exchanged) / 2, abs=110)  # whether it is measured says nothing about it

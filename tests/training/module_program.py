@@ -89,6 +89,8 @@ def _train(job: ModuleJob, stage: StageRun) -> "object":
                 stage._stop.set()
             return super().sample(index)
 
+    if job.recipe.learns_preferences:
+        return train(stage, _preference(job, stage))
     task = fine_tuning(settings_of(job), job.zero, job.peft, job.start, Watched, packed_held_out)
     task = replace(by_domain(task, ("even", "odd"), lambda _, index: ("even", "odd")[index % 2]), end_tokens=job.end_tokens)
     if job.poisoned >= 0:
@@ -100,3 +102,21 @@ def _train(job: ModuleJob, stage: StageRun) -> "object":
 
         task = replace(task, loss=poisoned)
     return train(stage, task)
+
+
+def _preference(job: ModuleJob, stage: StageRun) -> "object":
+    """Chains that go on rightly are better than others."""
+    from athanor.data.permutation import permute, stream_key
+    from athanor.training.deepspeed.preference import preference_learning
+    from tests.training.synthetic import chain_pairs
+
+    def order(sample: int, size: int) -> int:
+        if job.stop_after and sample >= job.stop_after:
+            stage._stop.set()
+        epoch, index = divmod(sample, size)
+        return permute(index, size, stream_key(7, epoch))
+
+    task = preference_learning(
+        job.recipe.preference, job.start, 0, lambda: chain_pairs(24), order, lambda: {"chains": chain_pairs(7, first=1000)}
+    )
+    return replace(task, zero=job.zero, end_tokens=job.end_tokens)

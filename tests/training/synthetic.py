@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from athanor.training.held_out import HeldOut
+
+if TYPE_CHECKING:
+    from athanor.training.deepspeed.preference import TokenPair
 
 VOCABULARY = 320
 LENGTH = 32
@@ -26,6 +30,19 @@ class AffineChains:
         for t in range(1, LENGTH + 1):
             row[t] = (row[t - 1] * 3 + constant) % 64
         return row
+
+
+def chain_pairs(count: int, first: int = 0) -> "list[TokenPair]":
+    """Of each chain the beginning, how it goes on, and how another does."""
+    from athanor.training.deepspeed.preference import TokenPair
+
+    chains, half = [AffineChains().sample(first + number) for number in range(count)], LENGTH // 2
+    pairs = []
+    for number, chain in enumerate(chains):
+        size = half // 2 + number % 5
+        other = chains[(number + 1) % count]
+        pairs.append(TokenPair(tuple(chain[:half]), tuple(chain[half : half + size]), tuple(other[half : half + size - 1])))
+    return pairs
 
 
 def held_out(windows: int = 13) -> dict[str, HeldOut]:

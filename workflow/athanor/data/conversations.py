@@ -1,6 +1,5 @@
 """Conversations made from the records of a source: the turns of a task filled in, or whole ones that a record holds."""
 
-import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.artifacts.run import StageError
-from athanor.data.documents import Document, JsonlWriter, is_utf8
+from athanor.data.documents import Document, JsonlWriter, is_utf8, read_rows
 from athanor.data.formats.record import Record
 from athanor.data.functions import documented_functions
 from athanor.data.sources.reasoning_gym_problems import ENTRY
@@ -235,6 +234,4 @@ def training_file(kind: Responses) -> str:
 
 def read_conversations(path: Path) -> Iterator[Conversation]:
     """The conversations of one file, in its order."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield Conversation(**json.loads(line))
+    return (Conversation(**row) for row in read_rows(path))

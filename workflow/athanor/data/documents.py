@@ -39,9 +39,13 @@ def documents_file(part: str, shards: int) -> str:
 
 def read_documents(path: Path) -> Iterator[Document]:
     """The documents of one file, in its order."""
+    return (Document(**row) for row in read_rows(path))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """What JsonlWriter wrote, line by line."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield Document(**json.loads(line))
+        yield from map(json.loads, lines)
 
 
 def is_utf8(text: str) -> bool:

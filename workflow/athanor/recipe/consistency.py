@@ -11,6 +11,7 @@ from athanor.recipe.families import CONFIG, ConfigError, differences, read_confi
 from athanor.recipe.finetuning import illegal_finetuning
 from athanor.recipe.generators import illegal_problems, other_versions
 from athanor.recipe.precisions import illegal_export
+from athanor.recipe.preference import illegal_preference
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.reward import illegal_reward
 from athanor.recipe.schedules import BatchSizes
@@ -163,6 +164,6 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_reward, illegal_export,
-    _suites,
+    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_preference, illegal_reward,
+    illegal_export, _suites,
 )  # fmt: skip

@@ -36,6 +36,8 @@ STAGES: dict[str, Stage] = {
         Stage("rollouts", 1, ("torch", "transformers")),
         Stage("selection", 1, ()),
         Stage("offline", 1, ("torch", "megatron-core", "transformer-engine")),
+        Stage("pairs", 1, ()),
+        Stage("preference", 1, ("torch", "deepspeed", "transformers", "trl")),
         Stage("trajectories", 1, ("torch", "transformers", "tokenizers", "numpy")),
         Stage("triples", 1, ("torch", "transformers", "tokenizers", "numpy")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
@@ -43,13 +45,14 @@ STAGES: dict[str, Stage] = {
     )
 }
 
-TRAINING = ("pretrain", "sft", "offline")  # stages of many ranks, which mark every step
+TRAINING = ("pretrain", "sft", "offline", "preference")  # stages of many ranks, which mark every step
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
 SHUFFLED = "shuffled"
-FINE_TUNED, OFFLINE = "sft", "offline"
+FINE_TUNED, OFFLINE, PREFERENCE = "sft", "offline", "preference"
 SECOND = "second"  # the fine-tuned model whose pass rates count beside the first one's
 MORE = "more"  # the control that goes on with the conversations of fine-tuning
+EXCHANGED = "exchanged"  # the control that prefers the wrong answer in half of the pairs
 
 
 @dataclass(frozen=True, eq=False)

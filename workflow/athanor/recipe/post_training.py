@@ -4,7 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
-from athanor.recipe.graph import FINE_TUNED, HELD_OUT, MORE, OFFLINE, SECOND, SHUFFLED, Artifact, Graph
+from athanor.recipe.graph import (
+    EXCHANGED,
+    FINE_TUNED,
+    HELD_OUT,
+    MORE,
+    OFFLINE,
+    PREFERENCE,
+    SECOND,
+    SHUFFLED,
+    STAGES,
+    Artifact,
+    Graph,
+)
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
 from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Responses
 from athanor.recipe.schema.post_training import Sft
@@ -15,6 +27,8 @@ from athanor.recipe.sections import (
     conversations_section,
     model_section,
     pack_section,
+    pairs_section,
+    preference_section,
     rollouts_section,
     selection_section,
     training_section,
@@ -58,6 +72,13 @@ class _PostTraining:
             for label, artifact in learnt.items():
                 if label == "model" or r.sft.answers.prompts:
                     name = OFFLINE if label == "model" else f"{OFFLINE}-{label}"
+                    models[name] = self._export(name, artifact)
+        if r.learns_preferences:
+            preferring, pairs = self._prefer(models[OFFLINE], policies[0], made)
+            trained |= {f"preference-{label}": artifact for label, artifact in preferring.items()} | pairs
+            for label, artifact in preferring.items():
+                if label == "model" or r.sft.answers.prompts:
+                    name = PREFERENCE if label == "model" else f"{PREFERENCE}-{label}"
                     models[name] = self._export(name, artifact)
         asked = {label: model for label, model in models.items() if label != f"sft-{SECOND}"}
         return trained | (self._ask(asked, made) if r.sft.answers.prompts else {})
@@ -117,6 +138,23 @@ class _PostTraining:
             learnt[MORE] = self.graph.add("offline", MORE, section, {"start": start, **packs, **held_out})
         return learnt, selections
 
+    def _prefer(
+        self, start: Artifact, policy: Artifact, made: Mapping[str, Artifact]
+    ) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
+        """The models that learn from pairs of `policy`'s answers, and the pairs."""
+        r, pairs = self.r, dict[str, Artifact]()
+        for task in r.offline.mixture:
+            rolled = self.graph[f"rollouts/{task}-{policy.instance}"]
+            pairs[f"pairs-{task}"] = self.graph.add(
+                "pairs", task, pairs_section(r), {"conversations": made[task], "rollouts": rolled}
+            )
+        learnt, section = dict[str, Artifact](), preference_section(r)
+        packages = _packages_of(r.preference.optimizer.name, STAGES["preference"].packages)
+        for label in ("model", *([EXCHANGED] if r.preference.control else [])):
+            more = {} if label == "model" else {"responses": label}
+            learnt[label] = self.graph.add("preference", label, {**section, **more}, {"start": start, **pairs}, packages)
+        return learnt, pairs
+
     def _export(self, label: str, checkpoint: Artifact) -> Artifact:
         section = {**model_section(self.r), **flatten(self.r.export, "export"), "chat": True}
         return self.graph.add("export", label, section, {"checkpoint": checkpoint, "tokenizer": self.tokenizer})
@@ -134,9 +172,13 @@ def _packages(settings: Sft) -> tuple[str, ...]:
     """Those that decide the result instead of Megatron's; none where it trains."""
     if settings.backend is Backend.MEGATRON:
         return ()
-    rule = () if settings.optimizer.name in OF_TORCH else ("pytorch-optimizer",)
     adapters = () if settings.peft.kind is PeftKind.NONE else ("peft",)
-    return (*OF_DEEPSPEED, *rule, *adapters)
+    return (*_packages_of(settings.optimizer.name, OF_DEEPSPEED), *adapters)
+
+
+def _packages_of(rule: OptimizerName, packages: tuple[str, ...]) -> tuple[str, ...]:
+    """With the one that keeps the rule, where that is another."""
+    return packages if rule in OF_TORCH else (*packages, "pytorch-optimizer")
 
 
 def _held_out(packs: Mapping[str, Artifact]) -> dict[str, Artifact]:

@@ -15,6 +15,7 @@ from athanor.recipe.schema.choices import (
     OptimizerName,
     PeftKind,
     Precision,
+    PreferenceKind,
     Responses,
     RolloutEngine,
     Router,
@@ -75,6 +76,21 @@ def engine_section(r: Recipe) -> dict[str, Any]:
 def selection_section(r: Recipe) -> dict[str, Any]:
     """What decides which of them are learnt from."""
     return {"seed": r.seed, **flatten(r.offline.filter, "offline.filter"), **flatten(r.offline.weights, "offline.weights")}
+
+
+def pairs_section(r: Recipe) -> dict[str, Any]:
+    """What decides which answers are right and wrong to one question."""
+    return flatten(r.offline.weights, "offline.weights")
+
+
+def preference_section(r: Recipe) -> dict[str, Any]:
+    """What decides what is learnt from them. KTO's estimate of a divergence is the mean over a micro-batch."""
+    settings = r.preference
+    section = training_section(r, settings, "preference", settings.token_budget)
+    section |= {f"preference.{name}": getattr(settings, name) for name in ("kind", "beta", "measured")}
+    if settings.kind is PreferenceKind.KTO:
+        section["preference.parallel.micro_batch_size"] = settings.parallel.micro_batch_size
+    return section
 
 
 def fetch_section(r: Recipe, source: Source) -> dict[str, Any]:

@@ -15,8 +15,13 @@ SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (d
 
 
 def illegal_training(r: Recipe) -> Iterator[Problem]:
-    """Everything wrong with `pretrain` and, where the recipe has them, `sft` and `offline`."""
+    """Everything wrong with `pretrain` and, where the recipe has them, `sft`, `offline` and `preference`."""
     for section, settings in r.trainings().items():
+        if section == "preference":  # no layout of Megatron's, no mixture
+            yield from _lengths(r, settings, section)
+            yield from illegal_batches(settings, section)
+            yield from _schedule(settings, section)
+            continue
         known, of = (r.data.sources, "source") if section == "pretrain" else (r.sft.tasks, "task")
         yield from _lengths(r, settings, section)
         yield from illegal_layout(r.model, settings, section)

@@ -62,7 +62,7 @@ def keep(pass_rates: Mapping[str, float], candidates: Mapping[str, Sequence[Cand
     kept = set(answered) - set(easy) - set(hard)
     missing = max(0, round(rule.floor * len(answered)) - len(kept))
     # The least hard first; among equals an order that has nothing to do with where they stand.
-    spared = sorted(hard, key=lambda prompt: (-pass_rates[prompt], _lot(prompt, 0)))[:missing]
+    spared = sorted(hard, key=lambda prompt: (-pass_rates[prompt], lot(prompt, 0)))[:missing]
     kept |= set(spared)
     in_order = tuple(prompt for prompt in answered if prompt in kept)
     return Kept(in_order, len(pass_rates) - len(answered), len(easy), len(hard) - len(spared), len(spared))
@@ -76,8 +76,9 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
 
 def drawn(candidates: Sequence[Candidate], seed: int) -> Candidate:
     """Any answer: the negative control, for which right and wrong are the same."""
-    return min(candidates, key=lambda c: _lot(f"{c.prompt}\0{c.number}", seed))
+    return min(candidates, key=lambda c: lot(f"{c.prompt}\0{c.number}", seed))
 
 
-def _lot(text: str, seed: int) -> bytes:
+def lot(text: str, seed: int) -> bytes:
+    """Sixteen bytes that nothing but `text` and `seed` decide."""
     return blake2b(text.encode(errors="surrogateescape"), digest_size=16, key=seed.to_bytes(16, "little")).digest()

@@ -24,7 +24,7 @@ def run(stage: StageRun) -> Outcome:
     """`best.jsonl.gz` and `drawn.jsonl.gz`, conversations of the same questions; `selection.json`: the pass rates."""
     settings, seed = stage.recipe.offline, stage.recipe.seed
     policies = [made for made in stage.inputs.values() if made.manifest.result.stage == "rollouts"]
-    answers_of = {policy.instance: _candidates(policy, settings.weights) for policy in policies}
+    answers_of = {policy.instance: candidates_of(policy, settings.weights) for policy in policies}
     mine = answers_of[stage.input_named(f"rollouts-{FINE_TUNED}").instance]  # of the model that learns
     rates = {}
     for prompt in mine:
@@ -56,7 +56,7 @@ def run(stage: StageRun) -> Outcome:
     )
 
 
-def _candidates(policy: Input, weights: ScoreWeights) -> dict[str, list[Candidate]]:
+def candidates_of(policy: Input, weights: ScoreWeights) -> dict[str, list[Candidate]]:
     """Answers by question, in the order they were asked."""
     found: dict[str, list[Candidate]] = {}
     with (policy.folder / SCORED_FILE).open(encoding="utf-8") as lines:
@@ -71,10 +71,10 @@ def _answered(asked: list[Conversation], answers: dict[str, Candidate]) -> Itera
     for conversation in asked:
         if (answer := answers.get(conversation.id)) is not None:
             messages, _ = question_of(conversation)
-            yield replace(conversation, messages=[*messages, _message(answer.text)])
+            yield replace(conversation, messages=[*messages, message_of(answer.text)])
 
 
-def _message(text: str) -> dict[str, Any]:
+def message_of(text: str) -> dict[str, Any]:
     """What the model said, its thoughts apart, as the chat template writes them."""
     thought = THOUGHT.match(text)
     said = {"role": "assistant", "content": text[thought.end() :] if thought else text}

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from athanor.tracking.mlflow_adapter import FINGERPRINT, Dataset, MlflowAdapter, Model, TrackedRun
 from athanor.tracking.records import Start, Upstream
 
-CARRIES_TEXT = frozenset({"fetch", "tokenize", "conversations", "pack"})  # their datasets are what the next stage reads
-CARRIES_WEIGHTS = frozenset(
-    {"initialize", "pretrain", "sft", "offline", "export"}
-)  # their models are what the next stage starts from
+CARRIES_TEXT = frozenset({"fetch", "tokenize", "conversations", "pack", "pairs"})  # their datasets are what the next stage reads
+# Their models are what the next stage starts from.
+CARRIES_WEIGHTS = frozenset({"initialize", "pretrain", "sft", "offline", "preference", "export"})
 MAX_DATASETS, MAX_MODELS = 100, 100  # shown on one page
 SCORED_INPUT = "model"  # the input whose page shows the scores of a stage that makes no weights
 

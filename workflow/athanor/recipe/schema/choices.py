@@ -163,6 +163,14 @@ class PeftKind(StrEnum):
     QLORA = "qlora"  # Dettmers et al. 2023
 
 
+class PreferenceKind(StrEnum):
+    """What is learnt from pairs of answers."""
+
+    NONE = "none"
+    DPO = "dpo"  # Rafailov et al. 2023: of each pair, which is the better
+    KTO = "kto"  # Ethayarajh et al. 2024: of each answer alone, whether it is good
+
+
 class RolloutEngine(StrEnum):
     """What answers prompts."""
 

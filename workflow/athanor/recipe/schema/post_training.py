@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from athanor.recipe.schema.choices import Backend, Extract, RolloutEngine
+from athanor.recipe.schema.choices import Backend, Extract, PreferenceKind, RolloutEngine
 from athanor.recipe.schema.keys import key
 from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.recipe.units import Unit
@@ -112,6 +112,21 @@ class Offline(Training):
     weights: ScoreWeights = key(ScoreWeights(), "what makes an answer the best")
     forbidden: list[str] = key([], "regular expressions of what no answer may hold: safety is 0 then")
     controls: bool = key(False, "also train both controls")
+
+
+@dataclass
+class Preference(Training):
+    """Preference learning behind offline RL: from right and wrong answers of the fine-tuned model to one question, through trl.
+
+    The start is the reference model. A sample is a pair (kto: an answer) and stands for `sequence_length` tokens in every budget;
+    all pairs of the tasks of `offline.mixture` are learnt from. The control prefers the wrong answer in half of the pairs.
+    """
+
+    kind: PreferenceKind = key(PreferenceKind.NONE, "none | dpo | kto")
+    beta: float = key(0.1, "how much the reference holds: larger, and the model stays closer to it", above=0, high=100)
+    measured: float = key(0.125, "share of the pairs that is not learnt from, but measured", above=0, high=0.5)
+    zero: Zero = key(Zero(), "what the data ranks keep a part of each")
+    control: bool = key(False, "also train the negative control")
 
 
 @dataclass

@@ -6,9 +6,9 @@ Nothing here says where it runs (that is `site.py`). `config/README.md` is gener
 from dataclasses import dataclass
 from typing import Any
 
-from athanor.recipe.schema.choices import DocumentFormat, Precision, SourceKind, Suite
+from athanor.recipe.schema.choices import DocumentFormat, Precision, PreferenceKind, SourceKind, Suite
 from athanor.recipe.schema.keys import key
-from athanor.recipe.schema.post_training import Offline, Reward, Rollouts, Sft
+from athanor.recipe.schema.post_training import Offline, Preference, Reward, Rollouts, Sft
 from athanor.recipe.schema.training import Model, Pretrain, Training
 from athanor.recipe.units import Unit
 
@@ -88,6 +88,7 @@ class Recipe:
     pretrain: Pretrain = key(Pretrain(), "continued pretraining")
     sft: Sft = key(Sft(), "supervised fine-tuning")
     offline: Offline = key(Offline(), "offline RL on the best of the model's own answers")
+    preference: Preference = key(Preference(), "preference learning on pairs of the model's own answers")
     rollouts: Rollouts = key(Rollouts(), "how models are asked")
     reward: Reward = key(Reward(), "texts of many policies, for a reward model")
     export: Export = key(Export(), "Hugging Face export")
@@ -96,9 +97,16 @@ class Recipe:
     def trainings(self) -> dict[str, Training]:
         """The sections that train something, by name."""
         tuned = {"sft": self.sft} if self.sft.tasks else {}
-        return {"pretrain": self.pretrain, **tuned, **({"offline": self.offline} if self.learns_offline else {})}
+        offline = {"offline": self.offline} if self.learns_offline else {}
+        preferring = {"preference": self.preference} if self.learns_preferences else {}
+        return {"pretrain": self.pretrain, **tuned, **offline, **preferring}
 
     @property
     def learns_offline(self) -> bool:
         """Whether there is offline RL."""
         return bool(self.offline.mixture and self.offline.prompts)
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether there is preference learning."""
+        return self.preference.kind is not PreferenceKind.NONE
