@@ -2,79 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from athanor.data.conversations import answer_of, read_conversations
-from tests.lifecycle.project import Project, recipe, wait_until
+from athanor.data.documents import read_rows
+from tests.lifecycle.post_training import with_fine_tuning
+from tests.lifecycle.project import Project, wait_until
 
 pytestmark = pytest.mark.slow
 
-SFT = {
-    "tasks": {
-        "files": {
-            "source": "prose",
-            "turns": [{"prompts": ["Name {path}", "What is {path}?"], "response": "{name}"}],
-            "taxonomy": ["language", "reading", "recall"],
-        },
-        "sums": {
-            "source": "sums",
-            "turns": [{"prompts": ["{expression}"], "response": "{answer}"}],
-            "taxonomy": ["mathematics", "arithmetic", "sums"],
-        },
-    },
-    "mixture": {"files": 1, "sums": 1},
-    "token_budget": 16384,
-    "sequence_length": 64,
-    "batch_tokens": 512,
-    "warmup_tokens": 1024,
-    "validate_every_tokens": 4096,
-    "answers": {"prompts": 8, "samples": 2, "max_new_tokens": 24},
-    "search": {"token_budget": 1024, "alone": ["sums"]},
-    "parallel": {"ranks": 2, "expert": 2},
-    "checkpoint": {"every_tokens": 2048},
-}
-OFFLINE = {
-    "mixture": {"sums": 1},
-    "prompts": 48,
-    "samples": 8,
-    "max_new_tokens": 8,
-    "second_model": True,
-    "filter": {"floor": 0.5},
-    "controls": True,
-    "token_budget": 4096,
-    "sequence_length": 64,
-    "batch_tokens": 512,
-    "warmup_tokens": 512,
-    "parallel": {"ranks": 2, "expert": 2},
-    "checkpoint": {"every_tokens": 1024},
-}
-# Sums of one digit: an answer is right by chance often enough.
-SUMS = {
-    "kind": "reasoning_gym",
-    "package": "chain_sum",
-    "version": "0.1.25",
-    "licence": "Apache-2.0",
-    "domain": "arithmetic",
-    "format": "rows",
-    "entity": "{question}",
-    "items": 600,
-    "options": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
-}
 RESULTS = ("curve.jsonl", "validation.json", "validation_start.json")
-AFTER = {"conversations", "pack", "sft", "answers", "rollouts", "selection", "offline"}
+AFTER = {"conversations", "pack", "sft", "answers", "rollouts", "selection", "offline", "pairs", "preference"}
 ANSWERED = ("scored.jsonl", "best.jsonl.gz", "drawn.jsonl.gz", "selection.json")
-
-
-def with_fine_tuning(project: Project) -> Project:
-    """The project's campaign goes on with fine-tuning."""
-    data = recipe()
-    data["data"]["licences_allowed"] = [*data["data"]["licences_allowed"], "Apache-2.0"]
-    data["data"]["sources"] = data["data"]["sources"] | {"sums": SUMS}
-    project.write_recipe("tiny", data | {"sft": SFT, "offline": OFFLINE})
-    locked = project.athanor("recipe", "lock", "tiny")
-    assert locked.returncode == 0, locked.stderr
-    return project
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +25,7 @@ def tuned(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     again = {stage.split("/")[0] for stage in project.to_run()} - AFTER
     assert again == {"export", "report"}, "what was trained is not trained again"
     exported = {stage for stage in project.to_run() if stage.startswith("export/")}
-    assert all(stage.startswith(("export/sft", "export/offline")) for stage in exported)
+    assert all(stage.startswith(("export/sft", "export/offline", "export/preference")) for stage in exported)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -111,7 +52,7 @@ def test_report_has_each_tasks_loss_before_and_behind(tuned: Project) -> None:
 
 def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) -> None:
     found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
-    models = ("base", "sft", "offline", "offline-drawn", "offline-more")
+    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "preference")
     assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in ("files", "sums")}
     lines = [json.loads(line) for line in (tuned.folder_of("answers/sft") / "answers.jsonl").read_text().splitlines()]
     for way in ("greedy", "sampled"):
@@ -132,11 +73,8 @@ def test_table_of_tried_mixtures_has_the_best_first(tuned: Project) -> None:
 
 def test_best_answers_are_right_ones_of_questions_worth_learning(tuned: Project) -> None:
     selection = json.loads((tuned.folder_of("selection/sums") / "selection.json").read_text())
-    scored = {}
-    for model in ("sft", "sft-second"):
-        lines = (tuned.folder_of(f"rollouts/sums-{model}") / "scored.jsonl").read_text().splitlines()
-        scored[model] = [json.loads(line) for line in lines]
-        assert len(lines) == 48 * 8
+    scored = {model: _scored(tuned, model) for model in ("sft", "sft-second")}
+    assert all(len(rows) == 96 * 8 for rows in scored.values())
     assert scored["sft"] != scored["sft-second"]
     learnt = list(read_conversations(tuned.folder_of("selection/sums") / "best.jsonl.gz"))
     assert len(learnt) == selection["kept"] > 0
@@ -146,6 +84,21 @@ def test_best_answers_are_right_ones_of_questions_worth_learning(tuned: Project)
         assert answer_of(conversation) in {r["text"] for r in scored["sft"] if r["prompt"] == conversation.id and r["right"]}
     control = list(read_conversations(tuned.folder_of("selection/sums") / "drawn.jsonl.gz"))
     assert [c.id for c in control] == [c.id for c in learnt] and [c.messages for c in control] != [c.messages for c in learnt]
+
+
+def test_model_learns_to_prefer_its_right_answers(tuned: Project) -> None:
+    folder = tuned.folder_of("preference/model")
+    pairs = list(read_rows(tuned.folder_of("pairs/sums") / "pairs.jsonl.gz"))
+    right = {(row["prompt"], row["text"]): row["right"] for row in _scored(tuned, "sft")}
+    assert pairs and all(right[pair["id"], pair["chosen"]] and not right[pair["id"], pair["rejected"]] for pair in pairs)
+    before, behind = (json.loads((folder / f"validation{which}.json").read_text())["sums"] for which in ("_start", ""))
+    assert before["nats_per_token"] == pytest.approx(0.5, abs=1e-4) and behind["nats_per_token"] < before["nats_per_token"]
+    assert 0 < behind["tokens"] < 2 * len(pairs)
+
+
+def _scored(project: Project, model: str) -> list[dict[str, Any]]:
+    lines = (project.folder_of(f"rollouts/sums-{model}") / "scored.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, finished: Project, tmp_path: Path) -> None:
@@ -159,7 +112,13 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
     wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
     project.kill_ranks("offline")  # none where it has just ended
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
-    made = {"sft/model": RESULTS, "offline/model": RESULTS, "offline/more": RESULTS, "rollouts/sums-sft": ANSWERED[:1]}
+    made = {
+        "sft/model": RESULTS,
+        "offline/model": RESULTS,
+        "offline/more": RESULTS,
+        "preference/model": RESULTS,
+        "rollouts/sums-sft": ANSWERED[:1],
+    }
     for artifact, files in (made | {"selection/sums": ANSWERED[1:]}).items():
         for file in files:
             one, other = (p.folder_of(artifact) / file for p in (project, tuned))

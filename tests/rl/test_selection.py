@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from athanor.recipe.schema.post_training import PassRateFilter, ScoreWeights
 from athanor.rewards.scores import Rules, Scores
-from athanor.rl.preferences import is_exchanged, is_measured, pair_answers
+from athanor.rl.preferences import is_exchanged, measured_of, pair_answers
 from athanor.rl.selection import Candidate, best, drawn, keep
 
 RIGHT, WRONG, UNSAFE = Scores(1.0, 1.0, 1.0), Scores(0.0, 1.0, 1.0), Scores(1.0, 1.0, 0.0)
@@ -107,6 +107,7 @@ def test_every_question_has_a_pair_or_is_counted_once(right: dict[str, int]) -> 
 
 def test_share_of_pairs_is_measured_and_half_of_the_control_exchanged() -> None:
     ids = [f"pair {number}" for number in range(4000)]
-    assert sum(is_measured(name, 0.125, 3) for name in ids) == pytest.approx(500, abs=70)
-    exchanged = [is_exchanged(name, 3) for name in ids if not is_measured(name, 0.125, 3)]
+    measured = measured_of(ids, 0.125, 3)
+    assert len(measured) == 500 and measured == measured_of(ids[::-1], 0.125, 3) and len(measured_of(ids[:2], 0.125, 3)) == 1
+    exchanged = [is_exchanged(name, 3) for name in ids if name not in measured]
     assert sum(exchanged) == pytest.approx(len(exchanged) / 2, abs=110)  # whether it is measured says nothing about it

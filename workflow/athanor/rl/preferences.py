@@ -1,6 +1,6 @@
 """Pairs of a model's own answers to one question: one that a verifier calls right, before one that it does not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,9 @@ def pair_answers(candidates: Mapping[str, Sequence[Candidate]]) -> Paired:
     return Paired(pairs, never, always)
 
 
-def is_measured(pair: str, share: float, seed: int) -> bool:
-    """Whether the pair of this id is kept from training, to measure it: so is a `share` of all."""
-    return int.from_bytes(lot(pair, seed)[:8], "little") < share * 2**64
+def measured_of(pairs: Collection[str], share: float, seed: int) -> frozenset[str]:
+    """The ids of the pairs that are kept from training, to measure them: a `share` of all, at least one."""
+    return frozenset(sorted(pairs, key=lambda pair: lot(pair, seed))[: max(1, round(share * len(pairs)))])
 
 
 def is_exchanged(pair: str, seed: int) -> bool:

@@ -11,7 +11,7 @@ from athanor.data.documents import read_rows
 from athanor.data.permutation import permute, stream_key
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.graph import EXCHANGED
-from athanor.rl.preferences import PAIRS_FILE, Pair, is_exchanged, is_measured
+from athanor.rl.preferences import PAIRS_FILE, Pair, is_exchanged, measured_of
 from athanor.stages.pretrain import failures_so_far
 from athanor.stages.selection import message_of
 from athanor.training.deepspeed.loop import train
@@ -57,23 +57,22 @@ def _pairs(stage: StageRun, encoder: ChatEncoder) -> _Pairs:
     measured: dict[str, Sequence[TokenPair]] = {}
     too_long = 0
     for task in stage.recipe.offline.mixture:
-        kept = []
-        for pair in (Pair(**row) for row in read_rows(stage.input_named(f"pairs-{task}").folder / PAIRS_FILE)):
-            coded = _coded(pair, encoder)
-            if coded.length > settings.sequence_length:
-                too_long += 1
-            elif is_measured(pair.id, settings.measured, seed):
-                kept.append(coded)
-            elif stage.instance == EXCHANGED and is_exchanged(pair.id, seed):
-                learnt.append(replace(coded, chosen=coded.rejected, rejected=coded.chosen))
-            else:
-                learnt.append(coded)
-        if kept:
-            measured[task] = kept
-    if not learnt or not measured:
+        rows = [Pair(**row) for row in read_rows(stage.input_named(f"pairs-{task}").folder / PAIRS_FILE)]
+        coded = {pair.id: _coded(pair, encoder) for pair in rows}
+        fitting = {name: pair for name, pair in coded.items() if pair.length <= settings.sequence_length}
+        too_long += len(coded) - len(fitting)
+        if not fitting:
+            continue
+        kept = measured_of(fitting, settings.measured, seed)
+        measured[task] = [pair for name, pair in fitting.items() if name in kept]
+        for name, pair in fitting.items():
+            if name not in kept:
+                exchanged = stage.instance == EXCHANGED and is_exchanged(name, seed)
+                learnt.append(replace(pair, chosen=pair.rejected, rejected=pair.chosen) if exchanged else pair)
+    if not learnt:
         raise StageError(
-            f"{len(learnt)} pairs to learn from and {sum(map(len, measured.values()))} to measure ({too_long} are longer than "
-            f"preference.sequence_length={settings.sequence_length}); raise it or offline.prompts, or set preference.kind: none"
+            f"no pairs to learn from: {sum(map(len, measured.values()))} to measure, {too_long} longer than "
+            f"preference.sequence_length={settings.sequence_length}; raise it or offline.prompts, or set preference.kind: none"
         )
     return _Pairs(learnt, measured, too_long)
 

@@ -124,7 +124,9 @@ class Preference(Training):
 
     kind: PreferenceKind = key(PreferenceKind.NONE, "none | dpo | kto")
     beta: float = key(0.1, "how much the reference holds: larger, and the model stays closer to it", above=0, high=100)
-    measured: float = key(0.125, "share of the pairs that is not learnt from, but measured", above=0, high=0.5)
+    measured: float = key(
+        0.125, "share of each task's pairs that is not learnt from, but measured; at least one", above=0, high=0.5
+    )
     zero: Zero = key(Zero(), "what the data ranks keep a part of each")
     control: bool = key(False, "also train the negative control")
 
