@@ -38,6 +38,19 @@ rule fine_tune_model:
         campaign.command("sft")
 
 
+rule average_models:
+    input:
+        campaign.inputs("average"),
+    output:
+        manifest=campaign.manifest("average"),
+    log:
+        campaign.log("average"),
+    resources:
+        **campaign.resources("average"),
+    shell:
+        campaign.command("average")
+
+
 rule answer_questions:
     input:
         campaign.inputs("answers"),

@@ -34,6 +34,8 @@ OFFLINE = {
     "second_model": True,
     "filter": {"floor": 0.5},
     "controls": True,
+    "milestone_tokens": [2048],
+    "average": 2,
     "token_budget": 4096,
     "sequence_length": 64,
     "batch_tokens": 512,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from athanor.data.conversations import answer_of, read_conversations
 from athanor.data.documents import read_rows
@@ -14,7 +15,7 @@ from tests.lifecycle.project import Project, wait_until
 pytestmark = pytest.mark.slow
 
 RESULTS = ("curve.jsonl", "validation.json", "validation_start.json")
-AFTER = {"conversations", "pack", "sft", "answers", "rollouts", "selection", "offline", "pairs", "preference"}
+AFTER = {"conversations", "pack", "average", "sft", "answers", "rollouts", "selection", "offline", "pairs", "preference"}
 ANSWERED = ("scored.jsonl", "best.jsonl.gz", "drawn.jsonl.gz", "selection.json")
 
 
@@ -52,7 +53,7 @@ def test_report_has_each_tasks_loss_before_and_behind(tuned: Project) -> None:
 
 def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) -> None:
     found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
-    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "preference")
+    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "average", "preference")
     assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in ("files", "sums")}
     lines = [json.loads(line) for line in (tuned.folder_of("answers/sft") / "answers.jsonl").read_text().splitlines()]
     for way in ("greedy", "sampled"):
@@ -94,6 +95,17 @@ def test_model_learns_to_prefer_its_right_answers(tuned: Project) -> None:
     before, behind = (json.loads((folder / f"validation{which}.json").read_text())["sums"] for which in ("_start", ""))
     assert before["nats_per_token"] == pytest.approx(0.5, abs=1e-4) and behind["nats_per_token"] < before["nats_per_token"]
     assert 0 < behind["tokens"] < 2 * len(pairs)
+
+
+def test_average_is_the_mean_of_the_last_points(tuned: Project) -> None:
+    from safetensors.torch import load_file
+
+    folders = [tuned.folder_of(name) / "model" for name in ("export/offline-2048", "export/offline", "average/offline")]
+    one, other, mean = (load_file(folder / "model.safetensors") for folder in folders)
+    assert mean.keys() == one.keys()
+    for name, weight in mean.items():
+        assert torch.equal(weight, ((one[name].double() + other[name].double()) / 2).to(weight.dtype)), name
+    assert not all(torch.equal(one[name], other[name]) for name in mean)
 
 
 def _scored(project: Project, model: str) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ SFT = {
     },
 }
 
-OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}}
+OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}, "milestone_tokens": ["600K"], "average": 2}
 PREFERENCE = {"decay_tokens": "200K", "kind": "dpo"}
 
 

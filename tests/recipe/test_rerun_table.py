@@ -18,7 +18,7 @@ NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})
 ANSWERS = REPORT | {"answers"}
 PREFERENCE = ANSWERS | {"preference", "export"}  # the model that was trained is exported
-OFFLINE = PREFERENCE | {"offline"}
+OFFLINE = PREFERENCE | {"offline", "average"}
 SELECTION = OFFLINE | {"pack", "selection"}
 PAIRS = PREFERENCE | {"pairs"}
 ROLLOUTS = SELECTION | PAIRS | {"rollouts"}
@@ -107,6 +107,7 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.validate_every_tokens": ("100K", NOTHING),
     "pretrain.validation_tokens": ("10K", VALIDATION),
     "pretrain.log_every_steps": (1, NOTHING),
+    "pretrain.average": (2, REPORT | {"average", "evaluate"}),  # a model beside the others
     "pretrain.shuffled_control": (False, REPORT),
     "pretrain.optimizer.name": ("lion", PRETRAIN),
     "pretrain.optimizer.beta3": (0.9, NOTHING),  # which AdamW has not
@@ -174,6 +175,8 @@ RERUN |= {
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
     "offline.controls": (True, ANSWERS | {"offline", "export", "pack"}),  # more models beside the other
+    "offline.milestone_tokens": (["200K"], OFFLINE | {"average"}),
+    "offline.average": (0, REPORT),  # of the two there are
     "offline.second_model": (True, SELECTION | {"sft", "export", "rollouts"}),
     "offline.prompts": (100, ROLLOUTS),
     "offline.samples": (4, ROLLOUTS),

@@ -16,8 +16,9 @@ from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.reward import illegal_reward
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema.choices import Router, SourceKind, Suite
+from athanor.recipe.schema.post_training import Offline
 from athanor.recipe.schema.recipe import Recipe, Source
-from athanor.recipe.schema.training import Model
+from athanor.recipe.schema.training import Model, Pretrain
 from athanor.recipe.trainings import illegal_training
 from athanor.recipe.units import Unit, format_quantity
 
@@ -65,20 +66,29 @@ def _router(m: Model) -> Iterator[Problem]:
 
 
 def _milestones(r: Recipe) -> Iterator[Problem]:
-    p = r.pretrain
+    yield from _points(r.pretrain, "pretrain")
+    if r.learns_offline:
+        yield from _points(r.offline, "offline")
+
+
+def _points(p: Pretrain | Offline, section: str) -> Iterator[Problem]:
     if sorted(set(p.milestone_tokens)) != p.milestone_tokens:
-        yield Problem("pretrain.milestone_tokens", p.milestone_tokens, "must be rising, each once")
+        yield Problem(f"{section}.milestone_tokens", p.milestone_tokens, "must be rising, each once")
     for i, tokens in enumerate(p.milestone_tokens):
         if tokens >= p.token_budget:
             budget = format_quantity(p.token_budget, Unit.TOKENS)
-            advice = f"does not fit pretrain.token_budget={budget}, where the last milestone ends by itself; leave it out"
-            yield Problem(f"pretrain.milestone_tokens[{i}]", format_quantity(tokens, Unit.TOKENS), advice)
+            advice = f"does not fit {section}.token_budget={budget}, where the last milestone ends by itself; leave it out"
+            yield Problem(f"{section}.milestone_tokens[{i}]", format_quantity(tokens, Unit.TOKENS), advice)
     ends = [*(n for n in p.milestone_tokens if n < p.token_budget), p.token_budget]
     for before, end in pairwise(ends):
         if 0 < end - before < (step := BatchSizes.of(p).at(before)):
-            where = "pretrain.token_budget" if end == p.token_budget else f"pretrain.milestone_tokens[{ends.index(end)}]"
+            where = f"{section}.token_budget" if end == p.token_budget else f"{section}.milestone_tokens[{ends.index(end)}]"
             advice = f"ends within the step of {step} tokens that may end the milestone before; use at least {before + step}"
             yield Problem(where, format_quantity(end, Unit.TOKENS), advice)
+    if p.average and not 2 <= p.average <= (points := len(ends)):
+        advice = f"{section}.milestone_tokens and the end are {points} points; average 2 to {points}, or add points, or use 0"
+        alone = f"the end is the only point; add {section}.milestone_tokens, or use 0"
+        yield Problem(f"{section}.average", p.average, advice if points > 1 else alone)
 
 
 def floating(source: Source) -> str:

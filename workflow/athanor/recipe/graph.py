@@ -32,6 +32,7 @@ STAGES: dict[str, Stage] = {
         Stage("pack", 1, ("tokenizers", "transformers")),
         Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
+        Stage("average", 1, ("torch", "safetensors")),
         Stage("answers", 2, ("torch", "transformers")),
         Stage("rollouts", 1, ("torch", "transformers")),
         Stage("selection", 1, ()),
@@ -48,6 +49,7 @@ STAGES: dict[str, Stage] = {
 TRAINING = ("pretrain", "sft", "offline", "preference")  # stages of many ranks, which mark every step
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
+AVERAGE = "average"
 SHUFFLED = "shuffled"
 FINE_TUNED, OFFLINE, PREFERENCE = "sft", "offline", "preference"
 SECOND = "second"  # the fine-tuned model whose pass rates count beside the first one's

@@ -6,8 +6,8 @@ their inputs from this graph; nothing else says what depends on what.
 
 from pathlib import Path
 
-from athanor.recipe.fingerprint import flatten
-from athanor.recipe.graph import HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
+from athanor.recipe.exports import export_of
+from athanor.recipe.graph import AVERAGE, HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
 from athanor.recipe.post_training import post_train
 from athanor.recipe.reward import write_triples
 from athanor.recipe.schema.choices import TokenOrder
@@ -15,7 +15,6 @@ from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import (
     evaluate_section,
     fetch_section,
-    model_section,
     pretrain_section,
     start_section,
     tokenizer_section,
@@ -61,9 +60,14 @@ def _lay_out(r: Recipe, graph: Graph) -> None:
 
     scores: dict[str, Artifact] = {}
     for label, checkpoint in ((UNTRAINED, start), (list(milestones)[-1], last)):
-        upstreams = {"checkpoint": checkpoint, "tokenizer": tokenizer}
-        model = graph.add("export", label, {**model_section(r), **flatten(r.export, "export")}, upstreams)
+        model = export_of(graph, label, checkpoint, tokenizer)
         scores[label] = graph.add("evaluate", label, evaluate_section(r, domains), {"model": model, **documents})
+    if r.pretrain.average:
+        averaged = {
+            label: export_of(graph, label, end, tokenizer) for label, end in list(milestones.items())[-r.pretrain.average :]
+        }
+        mean = graph.add(AVERAGE, "pretrain", {}, averaged)
+        scores[AVERAGE] = graph.add("evaluate", AVERAGE, evaluate_section(r, domains), {"model": mean, **documents})
     tuned = post_train(r, graph, tokenizer, last, model) if r.sft.tasks else {}
     write_triples(r, graph, tokenizer, milestones, documents)
     figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned}

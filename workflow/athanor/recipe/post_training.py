@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import (
+    AVERAGE,
     EXCHANGED,
     FINE_TUNED,
     HELD_OUT,
@@ -33,8 +34,10 @@ from athanor.recipe.sections import (
     selection_section,
     training_section,
 )
+from athanor.recipe.units import Unit, format_quantity
 
 OF_DEEPSPEED = ("torch", "deepspeed", "transformers")  # what decides the result of a training in the Hugging Face form
+OFFLINE_MODELS = ("model", Responses.DRAWN.value, MORE)  # the others are points of the first
 OF_TORCH = (OptimizerName.ADAMW, OptimizerName.MUON)  # rules that torch keeps itself
 
 
@@ -68,11 +71,16 @@ class _PostTraining:
         if r.learns_offline:
             policies = [models[label] for label in (FINE_TUNED, f"sft-{SECOND}") if label in models]
             learnt, selections = self._learn_offline(tuned["model"], policies, own, made)
+            points = [learnt.pop(label) for label in list(learnt) if label not in OFFLINE_MODELS]
             trained |= {f"offline-{label}": artifact for label, artifact in learnt.items()} | selections
             for label, artifact in learnt.items():
                 if label == "model" or r.sft.answers.prompts:
                     name = OFFLINE if label == "model" else f"{OFFLINE}-{label}"
                     models[name] = self._export(name, artifact)
+            if r.offline.average:
+                last = [*(self._export(f"{OFFLINE}-{point.instance}", point) for point in points), models[OFFLINE]]
+                averaged = {model.instance: model for model in last[-r.offline.average :]}
+                models[AVERAGE] = self.graph.add(AVERAGE, OFFLINE, {}, averaged)
         if r.learns_preferences:
             preferring, pairs = self._prefer(models[OFFLINE], policies[0], made)
             trained |= {f"preference-{label}": artifact for label, artifact in preferring.items()} | pairs
@@ -115,7 +123,7 @@ class _PostTraining:
     def _learn_offline(
         self, start: Artifact, policies: list[Artifact], own: Mapping[str, Artifact], made: Mapping[str, Artifact]
     ) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
-        """The models that learn from answers, and the selections these are chosen by."""
+        """The models that learn from answers, the model's earlier points among them, and the selections these are chosen by."""
         r = self.r
         selections = {}
         for task in r.offline.mixture:
@@ -126,12 +134,16 @@ class _PostTraining:
                 upstreams[f"rollouts-{policy.instance}"] = rolled
             selections[f"selection-{task}"] = self.graph.add("selection", task, selection_section(r), upstreams)
         held_out = _held_out({name: own[name] for name in r.sft.mixture})
-        section = training_section(r, r.offline, "offline", r.offline.token_budget)
         learnt = {}
         for label, kind in (("model", Responses.BEST), (Responses.DRAWN.value, Responses.DRAWN)):
             if label == "model" or r.offline.controls:
                 packs = {task: self._pack(task, kind, selections[f"selection-{task}"]) for task in r.offline.mixture}
-                learnt[label] = self.graph.add("offline", label, section, {"start": start, **packs, **held_out})
+                points = r.offline.milestone_tokens if label == "model" else []
+                before = start
+                for end in [*points, r.offline.token_budget]:
+                    name = label if end == r.offline.token_budget else format_quantity(end, Unit.TOKENS)
+                    section = training_section(r, r.offline, "offline", end)
+                    learnt[name] = before = self.graph.add("offline", name, section, {"start": before, **packs, **held_out})
         if r.offline.controls:
             section = training_section(r, replace(r.offline, mixture=r.sft.mixture), "offline", r.offline.token_budget)
             packs = {name: own[name] for name in r.sft.mixture}

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from athanor.recipe.exports import export_of
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import FINE_TUNED, SHUFFLED, Artifact, Graph
 from athanor.recipe.problems import Problem
 from athanor.recipe.schema.recipe import Recipe
-from athanor.recipe.sections import engine_section, model_section
+from athanor.recipe.sections import engine_section
 from athanor.recipe.units import Unit, format_quantity
 
 OF_TRIPLES = ("reward.shortest_text", "reward.shared")  # keys that say which texts are used, not what is written
@@ -23,9 +24,7 @@ def write_triples(
     if not r.reward.prefixes:
         return None
     for label, checkpoint in milestones.items():
-        if f"export/{label}" not in graph:
-            section = {**model_section(r), **flatten(r.export, "export")}
-            graph.add("export", label, section, {"checkpoint": checkpoint, "tokenizer": tokenizer})
+        export_of(graph, label, checkpoint, tokenizer)
     labels = roster(r)
     models = {label: graph[f"export/{label}"] for label in labels}
     section = {"seed": r.seed, **flatten(r.reward, "reward"), **flatten(r.pretrain.mixture, "pretrain.mixture"), "roster": labels}

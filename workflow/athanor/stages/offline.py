@@ -2,13 +2,18 @@
 
 from athanor.artifacts.run import Outcome, StageRun
 from athanor.recipe.graph import MORE
+from athanor.recipe.schema.choices import Responses
+from athanor.recipe.units import Unit, parse_quantity
 from athanor.stages.sft import fine_tune
 
 
 def run(stage: StageRun) -> Outcome:
-    """Train from the weights of the fine-tuned model, `start`; instance `model`, `drawn` or `more`."""
+    """Train from the weights of the fine-tuned model, or on from an earlier point; instance `model`, one of its earlier points
+    (`8K`), `drawn` or `more`."""
     settings, sft = stage.recipe.offline, stage.recipe.sft
     if stage.instance == MORE:
         return fine_tune(stage, settings, sft.mixture, stage.recipe.seed + 1, "own, once more")
-    responses = "the best it gave" if stage.instance == "model" else "any it gave"
-    return fine_tune(stage, settings, settings.mixture, stage.recipe.seed, responses)
+    if stage.instance == Responses.DRAWN:
+        return fine_tune(stage, settings, settings.mixture, stage.recipe.seed, "any it gave")
+    end_tokens = settings.token_budget if stage.instance == "model" else parse_quantity(stage.instance, Unit.TOKENS)
+    return fine_tune(stage, settings, settings.mixture, stage.recipe.seed, "the best it gave", end_tokens)

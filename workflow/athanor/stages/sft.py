@@ -32,8 +32,10 @@ def run(stage: StageRun) -> Outcome:
     return fine_tune(stage, settings, settings.mixture, seed, learnt_from)
 
 
-def fine_tune(stage: StageRun, settings: Training, mixture: Mapping[str, float], seed: int, responses: str) -> Outcome:
-    """Train by `settings` on the packs that `mixture` names, in an order that `seed` decides.
+def fine_tune(
+    stage: StageRun, settings: Training, mixture: Mapping[str, float], seed: int, responses: str, end_tokens: int = 0
+) -> Outcome:
+    """Train by `settings` on the packs that `mixture` names, in an order that `seed` decides; to `end_tokens`, 0 for all.
 
     The tasks of `sft.mixture` are what is held out; `responses` says in MLflow whose are learnt.
     """
@@ -46,7 +48,7 @@ def fine_tune(stage: StageRun, settings: Training, mixture: Mapping[str, float],
     def held_out() -> dict[str, HeldOut]:
         return _held_out(settings, measured, stage.recipe.sft.sequence_length)
 
-    learnt = Learnt(settings, tuple(mixture), samples, held_out)
+    learnt = Learnt(settings, end_tokens or settings.token_budget, tuple(mixture), samples, held_out)
     deepspeed = isinstance(settings, Sft) and settings.backend is Backend.DEEPSPEED
     outcome = _by_deepspeed(stage, learnt) if deepspeed else _by_megatron(stage, learnt)
     described = {"tokens": outcome.counters["tokens"], "responses": responses}
@@ -62,6 +64,7 @@ class Learnt:
     """What is learnt by which settings; opened where something is computed."""
 
     settings: Training
+    end_tokens: int
     domains: tuple[str, ...]
     samples: Callable[[], PackedMixture]
     held_out: Callable[[], dict[str, HeldOut]]
@@ -71,15 +74,16 @@ def _by_megatron(stage: StageRun, learnt: Learnt) -> Outcome:
     """From Megatron's checkpoint to another."""
     from athanor.training.loop import Task, train
 
+    start = stage.input_named("start")
     task = Task(
         settings=learnt.settings,
-        start=stage.input_named("start").folder / FINAL,
-        end_tokens=learnt.settings.token_budget,
+        start=start.folder / FINAL,
+        end_tokens=learnt.end_tokens,
         samples=learnt.samples,
         held_out=learnt.held_out,
         domains=learnt.domains,
         domain=lambda samples, index: samples.where(index).source,
-        afresh=True,
+        afresh=start.manifest.result.stage != stage.stage,  # else it is this training's own earlier point
         failures=lambda: failures_so_far(stage),
     )
     return train(stage, task)

@@ -112,6 +112,10 @@ class Offline(Training):
     weights: ScoreWeights = key(ScoreWeights(), "what makes an answer the best")
     forbidden: list[str] = key([], "regular expressions of what no answer may hold: safety is 0 then")
     controls: bool = key(False, "also train both controls")
+    milestone_tokens: list[int] = key([], "earlier points whose weights are kept, in tokens", unit=Unit.TOKENS, above=0)
+    average: int = key(
+        0, "last so many points, the end among them, whose mean weights are asked what was held out; 0: none", low=0
+    )
 
 
 @dataclass

@@ -183,4 +183,5 @@ class Pretrain(Training):
     init_from: str = key("", "Hugging Face folder whose weights training starts from, relative to the project; empty: fresh ones")
     init_from_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
     milestone_tokens: list[int] = key([], "earlier milestones, in tokens trained", unit=Unit.TOKENS, above=0)
+    average: int = key(0, "last so many milestones, the end among them, whose mean weights are evaluated; 0: none", low=0)
     shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled tokens")
