@@ -1,6 +1,7 @@
 """What stands in on a CPU for Transformer Engine's kernels computes what torch computes, in fewer passes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from athanor.models.loss_cpu import ROWS
 from athanor.models.norm_cpu import TorchRMSNorm
+from athanor.models.rotary_cpu import rotary
 
 pytestmark = pytest.mark.skipif(not ON_CPU, reason="stands in only where there is no GPU: pytest on such a machine runs this")
 
@@ -51,3 +53,33 @@ def test_norm_and_its_gradients_are_torchs(shape: tuple[int, ...]) -> None:
 def test_norm_of_bf16_is_torchs_to_the_last_bit() -> None:
     ours, x = TorchRMSNorm(32).bfloat16(), torch.randn(5, 32).bfloat16()
     assert torch.equal(ours(x), F.rms_norm(x, (32,), ours.weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mscale", [1.0, 1.25])
+def test_rotary_positions_and_their_gradient_are_megatrons_to_the_last_bit(dtype: torch.dtype, mscale: float) -> None:
+    angles = torch.randn(16, 1, 1, 8).repeat(1, 1, 1, 2)
+    heads = torch.randn(16, 3, 4, 16).to(dtype).transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    composed = _composed()
+    expected = _gradients(lambda t: composed(t, angles, mscale=mscale), heads)
+    found = _gradients(lambda t: rotary(composed)(t, angles, mscale=mscale), heads)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert found[0].dtype is dtype and not torch.equal(found[0], heads)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_heads_that_turn_in_part_or_in_pairs_are_megatrons(interleaved: bool) -> None:
+    angles = torch.randn(16, 1, 1, 8)
+    heads = torch.randn(16, 3, 4, 16)
+    composed = _composed()
+    assert torch.equal(rotary(composed)(heads, angles, interleaved), composed(heads, angles, interleaved))
+
+
+def _composed() -> Callable[..., torch.Tensor]:
+    """Megatron's own, whatever stands in for it."""
+    from megatron.core.models.common.embeddings import rope_utils
+
+    standing_in: Any = rope_utils._apply_rotary_pos_emb_bshd
+    composed: Callable[..., torch.Tensor] = standing_in.__closure__[0].cell_contents
+    assert composed.__module__ == rope_utils.__name__
+    return composed

@@ -278,13 +278,16 @@ def _sequence_parallel_norm() -> None:
 
 
 def _fewer_passes_and_messages() -> None:
-    """Megatron's vocabulary-parallel loss makes eight passes over the logits; data ranks on gloo send twice what is needed."""
+    """Megatron's vocabulary-parallel loss makes eight passes over the logits, its rotary positions ten over the heads; data ranks
+    on gloo send twice what is needed."""
     from megatron.core import tensor_parallel
     from megatron.core.distributed import param_and_grad_buffer
+    from megatron.core.models.common.embeddings import rope_utils
 
-    from athanor.models import collectives_cpu, loss_cpu
+    from athanor.models import collectives_cpu, loss_cpu, rotary_cpu
 
     tensor_parallel.vocab_parallel_cross_entropy = loss_cpu.in_place_unless_cut(tensor_parallel.vocab_parallel_cross_entropy)
+    rope_utils._apply_rotary_pos_emb_bshd = rotary_cpu.rotary(rope_utils._apply_rotary_pos_emb_bshd)
     param_and_grad_buffer.dist_reduce_scatter_func = collectives_cpu.reduce_scatter
     param_and_grad_buffer.dist_all_gather_func = collectives_cpu.all_gather
 
