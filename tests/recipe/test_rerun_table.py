@@ -112,6 +112,8 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.optimizer.name": ("lion", PRETRAIN),
     "pretrain.optimizer.beta3": (0.9, NOTHING),  # which AdamW has not
     "pretrain.optimizer.momentum": (0.9, NOTHING),
+    "pretrain.optimizer.rho": (0.05, NOTHING),
+    "pretrain.optimizer.estimate_every_steps": (5, NOTHING),
     "pretrain.optimizer.beta1": (0.8, PRETRAIN),
     "pretrain.optimizer.beta2": (0.99, PRETRAIN),
     "pretrain.optimizer.epsilon": (1e-6, PRETRAIN),

@@ -18,7 +18,7 @@ from tests.training.recipes import model, recipe
 from tests.training.synthetic import LENGTH
 
 # Bytes a parameter in float32, without the counters of steps: moments of 4 bytes each.
-KEPT = {"adamw": 8.0, "lion": 4.0, "adan": 16.0, "lomo": 0.0}
+KEPT = {"adamw": 8.0, "lion": 4.0, "adan": 16.0, "sophia": 8.0, "lomo": 0.0}
 STEPS = 6
 
 
@@ -67,6 +67,7 @@ def test_muon_keeps_one_moment_of_hidden_matrices_and_two_of_the_rest() -> None:
 RUNS: dict[str, tuple[int, int, float, dict[str, Any]]] = {
     "lion": (2, 2, 1e-3, {}),
     "adan": (2, 3, 5e-3, {}),
+    "sophia": (2, 1, 5e-3, {"beta1": 0.965, "beta2": 0.99, "estimate_every_steps": 2}),
     "muon": (2, 0, 5e-3, {}),
     "lomo": (1, 0, 0.3, {"weight_decay": 0.0}),
     "adalomo": (1, 0, 2e-2, {}),

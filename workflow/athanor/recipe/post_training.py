@@ -38,7 +38,13 @@ from athanor.recipe.units import Unit, format_quantity
 
 OF_DEEPSPEED = ("torch", "deepspeed", "transformers")  # what decides the result of a training in the Hugging Face form
 OFFLINE_MODELS = ("model", Responses.DRAWN.value, MORE)  # the others are points of the first
-OF_TORCH = (OptimizerName.ADAMW, OptimizerName.MUON)  # rules that torch keeps itself
+KEPT_BY = {  # rules that torch does not keep itself
+    OptimizerName.LION: ("pytorch-optimizer",),
+    OptimizerName.ADAN: ("pytorch-optimizer",),
+    OptimizerName.SOPHIA: ("sophia-opt",),
+    OptimizerName.LOMO: ("pytorch-optimizer",),
+    OptimizerName.ADALOMO: ("pytorch-optimizer",),
+}
 
 
 def post_train(r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
@@ -190,7 +196,7 @@ def _packages(settings: Sft) -> tuple[str, ...]:
 
 def _packages_of(rule: OptimizerName, packages: tuple[str, ...]) -> tuple[str, ...]:
     """With the one that keeps the rule, where that is another."""
-    return packages if rule in OF_TORCH else (*packages, "pytorch-optimizer")
+    return (*packages, *KEPT_BY.get(rule, ()))
 
 
 def _held_out(packs: Mapping[str, Artifact]) -> dict[str, Artifact]:

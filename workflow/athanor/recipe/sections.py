@@ -167,6 +167,7 @@ USED = {  # by each rule, besides its name
     OptimizerName.ADAMW: OF_ADAMW,
     OptimizerName.LION: ("beta1", "beta2", "weight_decay", "clip_grad"),
     OptimizerName.ADAN: (*OF_ADAMW, "beta3"),
+    OptimizerName.SOPHIA: ("beta1", "beta2", "rho", "estimate_every_steps", "weight_decay", "clip_grad"),
     OptimizerName.MUON: (*OF_ADAMW, "momentum"),
     OptimizerName.LOMO: ("clip_grad",),
     OptimizerName.ADALOMO: ("weight_decay", "clip_grad"),

@@ -1,15 +1,17 @@
 """The update rules that fine-tuning through DeepSpeed may take, from the libraries that keep them.
 
-Sources: AdamW, Loshchilov and Hutter 2019; Lion, Chen et al. 2023; Adan, Xie et al. 2022; Muon, Jordan et al. 2024, with the
-update's size matched to AdamW's (Liu et al. 2025); LOMO, Lv et al. 2023; AdaLomo, Lv et al. 2024.
+Sources: AdamW, Loshchilov and Hutter 2019; Lion, Chen et al. 2023; Adan, Xie et al. 2022; SophiaG, Liu et al. 2023; Muon, Jordan
+et al. 2024, with the update's size matched to AdamW's (Liu et al. 2025); LOMO, Lv et al. 2023; AdaLomo, Lv et al. 2024.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import pytorch_optimizer
 import torch
+from sophia_opt import SophiaG
 from transformers import PreTrainedModel
 
 from athanor.recipe.schema.choices import OptimizerName
@@ -25,6 +27,8 @@ def build_optimizer(module: torch.nn.Module, settings: Optimizer) -> torch.optim
         return pytorch_optimizer.Lion(groups, lr=0.0, betas=betas)
     if settings.name is OptimizerName.ADAN:
         return pytorch_optimizer.Adan(groups, lr=0.0, betas=(*betas, settings.beta3), eps=settings.epsilon, weight_decouple=True)
+    if settings.name is OptimizerName.SOPHIA:
+        return Sophia(groups, lr=0.0, betas=betas, rho=settings.rho, weight_decay=settings.weight_decay)
     if settings.name is OptimizerName.MUON:
         return MuonAndAdamW(module, settings)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=settings.epsilon)
@@ -56,6 +60,33 @@ def hidden_matrices(module: torch.nn.Module) -> list[torch.Tensor]:
     output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
     layers = (part for part in module.modules() if isinstance(part, torch.nn.Linear) and part is not output)
     return [layer.weight for layer in layers if layer.weight.requires_grad and min(layer.weight.shape) > 1]
+
+
+class Sophia(SophiaG):
+    """SophiaG (Liu et al. 2023, algorithm 3), whose estimates come by a step: DeepSpeed brings gradients to an optimizer so alone.
+
+    Those of an estimate are the mean loss's times the root of B, the number of labels it means over. Squared they are B times
+    the mean gradient's square, the Gauss-Newton-Bartlett estimate (algorithm 2). The library multiplies by one B in every update;
+    here each estimate brings its own.
+    """
+
+    _estimating = False
+
+    @contextmanager
+    def estimating(self) -> Iterator[None]:
+        """Steps within take gradients into the curvature's moving mean and update no weight."""
+        self._estimating = True
+        try:
+            yield
+        finally:
+            self._estimating = False
+
+    def step(self, closure: Any = None, bs: int = 1) -> None:
+        """One update, or one estimate."""
+        if self._estimating:
+            self.update_hessian()
+        else:
+            super().step(closure, bs=bs)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -99,9 +130,14 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._join()
 
 
+def kept_tensors(optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """What an optimizer keeps between steps, by kind; AdaLomo keeps its factors beside the usual place."""
+    for state in getattr(optimizer, "state", {}).values():
+        yield from ((name, kept) for name, kept in state.items() if isinstance(kept, torch.Tensor))
+    for name in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"):
+        yield from ((name, kept) for kept in getattr(optimizer, name, {}).values())
+
+
 def state_bytes(optimizer: Any) -> int:
-    """Bytes of what an optimizer keeps between steps; AdaLomo keeps its factors beside the usual place."""
-    kept: list[Any] = list(getattr(optimizer, "state", {}).values())
-    kept += [getattr(optimizer, name) for name in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col") if hasattr(optimizer, name)]
-    tensors: Sequence[torch.Tensor] = [t for each in kept for t in each.values() if isinstance(t, torch.Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Bytes of what an optimizer keeps between steps."""
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in kept_tensors(optimizer))

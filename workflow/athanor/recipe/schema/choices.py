@@ -141,6 +141,7 @@ class OptimizerName(StrEnum):
     ADAMW = "adamw"  # Loshchilov and Hutter 2019
     LION = "lion"  # Chen et al. 2023
     ADAN = "adan"  # Xie et al. 2022
+    SOPHIA = "sophia"  # Liu et al. 2023, by the Gauss-Newton-Bartlett estimate
     MUON = "muon"  # Jordan et al. 2024; AdamW for what is no hidden matrix
     LOMO = "lomo"  # Lv et al. 2023
     ADALOMO = "adalomo"  # Lv et al. 2024

@@ -93,12 +93,14 @@ class Optimizer:
     """What a gradient makes of a weight. What a rule does not know is not used by it."""
 
     name: OptimizerName = key(
-        OptimizerName.ADAMW, "adamw | lion | adan | muon | lomo | adalomo; all but adamw for backend deepspeed alone"
+        OptimizerName.ADAMW, "adamw | lion | adan | sophia | muon | lomo | adalomo; all but adamw for backend deepspeed alone"
     )
     beta1: float = key(0.9, "decay of the first moment", low=0, high=0.9999)
     beta2: float = key(0.95, "decay of the second moment", low=0, high=0.999999)
     beta3: float = key(0.99, "adan: decay of the squares", low=0, high=0.999999)
     momentum: float = key(0.95, "muon: of hidden matrices", low=0, high=0.9999)
+    rho: float = key(0.04, "sophia: what the curvature counts in the denominator; gamma in the paper", above=0, high=1000)
+    estimate_every_steps: int = key(10, "sophia: steps between two estimates of the curvature; each costs a pass", low=1)
     epsilon: float = key(1e-8, "added to the root of the second moment", above=0, high=1e-2)
     weight_decay: float = key(0.1, "decoupled weight decay", low=0, high=10)
     clip_grad: float = key(1.0, "largest gradient norm", above=0)

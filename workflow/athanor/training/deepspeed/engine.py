@@ -6,8 +6,8 @@ Source of ZeRO: Rajbhandari et al. 2020. Stage 1 spreads the optimizer state ove
 import logging
 import math
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param
 from deepspeed.utils.logging import logger
 
-from athanor.training.optimizers import build_optimizer
+from athanor.training.optimizers import Sophia, build_optimizer
 
 QUIET = 1 << 62  # steps between two lines of DeepSpeed's own
 RECOVERY_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")  # DeepSpeed leaves them beside a checkpoint
@@ -58,13 +58,12 @@ class Engine:
             "zero_force_ds_cpu_optimizer": False,  # its own is compiled at the first start, and torch's rule is the same
             "steps_per_print": QUIET,
         }
-        self.engine, *_ = deepspeed.initialize(
-            model=module, optimizer=build_optimizer(module, optimizer), config=config, dist_init_required=False
-        )
+        self.optimizer = build_optimizer(module, optimizer)  # DeepSpeed's are around it
+        self.engine, *_ = deepspeed.initialize(model=module, optimizer=self.optimizer, config=config, dist_init_required=False)
         if not zero.stage and self._bf16:
             # Its wrapper has taken a first step of zero gradients, to make room for the moments: the count of steps, and so the
             # corrections of the moments' bias, would be one ahead for good.
-            self.engine.optimizer.optimizer.state.clear()
+            self.optimizer.state.clear()
         self.module: torch.nn.Module = self.engine  # what a loss calls
 
     def evaluating(self, *, on: bool) -> None:
@@ -81,14 +80,37 @@ class Engine:
 
     def step(self, lr: float) -> float:
         """Clip and update. Returns the gradient norm before clipping; one that is no number has spoilt the weights."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        return self._step(self._clip)
+
+    def observe(self) -> float:
+        """Give the gradients to Sophia for its estimate, unclipped, and leave the weights as they are. Returns their norm."""
+        if not isinstance(self.optimizer, Sophia):
+            raise TypeError(f"{type(self.optimizer).__name__} estimates nothing")
+        with self.optimizer.estimating(), self._unclipped():
+            return self._step(math.inf)
+
+    def _step(self, clip: float) -> float:
         norm = math.nan
         if self._clips_itself:
             trained = [weight for weight in self.engine.module.parameters() if weight.requires_grad]
-            norm = float(torch.nn.utils.clip_grad_norm_(trained, self._clip))
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            norm = float(torch.nn.utils.clip_grad_norm_(trained, clip))
         self.engine.step()
         return norm if self._clips_itself else float(self.engine.get_global_grad_norm())
+
+    @contextmanager
+    def _unclipped(self) -> Iterator[None]:
+        """DeepSpeed's wrappers clip by an attribute, which all of them have under the same name."""
+        wrapper = self.engine.optimizer
+        if self._clips_itself:
+            yield
+            return
+        wrapper.clip_grad = 0.0
+        try:
+            yield
+        finally:
+            wrapper.clip_grad = self._clip
 
     def save(self, folder: Path) -> None:
         """Every rank's part of the state as files in the empty `folder`."""

@@ -16,7 +16,7 @@ from athanor.recipe.schema.choices import PeftKind
 from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
 from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
-from athanor.training.deepspeed.windows import PackedBatches, PackedReader, response_losses
+from athanor.training.deepspeed.windows import PackedBatches, PackedReader, drawn_losses, response_losses
 from athanor.training.held_out import HeldOut
 from athanor.training.samples import Sample
 
@@ -37,6 +37,7 @@ def fine_tuning(
         module=lambda: read_model(start) if peft.kind is PeftKind.NONE else adapted(read_model(start), peft),
         batches=lambda: PackedBatches(samples()),
         loss=response_losses,
+        sampled_loss=drawn_losses,
         held_out=lambda: {domain: measured(held) for domain, held in held_out().items()},
         write=lambda weights, folder: (
             write_model(start, weights, folder) if peft.kind is PeftKind.NONE else write_merged(start, peft, weights, folder)

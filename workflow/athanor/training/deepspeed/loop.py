@@ -24,6 +24,7 @@ from athanor.recipe.schedules import BatchSizes
 from athanor.training import checkpoints
 from athanor.training.checkpoints import FINAL, Position, State
 from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
+from athanor.training.deepspeed.curvature import Curvature, refuse_without_labels
 from athanor.training.deepspeed.engine import Engine
 from athanor.training.deepspeed.fused import FusedEngine
 from athanor.training.deepspeed.measuring import measure
@@ -56,6 +57,7 @@ def train(stage: StageRun, task: ModuleTask) -> Outcome:
     Leaves `checkpoint/`, `curve.jsonl`, `validation_start.json`, `validation.json` and `model/`. Raises Stopped when asked to
     stop (after saving), NonFiniteError when the loss or the gradient is no number, and StageError where nothing can be trained.
     """
+    refuse_without_labels(task, f"{stage.stage}/{stage.instance}")
     with connected(task.settings.parallel.ranks, stage.recipe.seed) as ranks:
         settings = task.settings
         engine: Engine | FusedEngine
@@ -78,6 +80,7 @@ class ModuleRun:
         self.monitor = Monitor(stage.folder, learner, stage.recipe.model, task.settings, peak, task.domains)
         self.profiler = Profiler(stage.folder, stage.rank)
         self.spikes = SpikeDetector(self.settings.spikes)
+        self.curvature = Curvature.of(task, stage.recipe.seed)
         saves = self.settings.checkpoint
         self.interval = Interval(saves, agreed_node_hours(saves, task.failures), len(set(self.ranks.nodes)))
         if stage.roll_back:
@@ -153,7 +156,10 @@ class ModuleRun:
         with self.learner.clock.part(Part.DATA):
             batches = [self.batches.batch(batch).to(layout.device) for batch in mine]
         with self.learner.clock.part(Part.COMPUTE):
-            rows, weight = self._gradients(batches)
+            [weight] = self._sum([float(sum(batch.weights.sum() for batch in batches))])
+            if self.curvature is not None and self.curvature.is_due(before.step) and isinstance(self.engine, Engine):
+                self.curvature.estimate(self.engine, after.step, mine, batches, weight)
+            rows = self._gradients(batches, weight)
         told = [float(rows[:, 0].sum()), self.stage.stop_requested, self._save_is_due(), self.profiler.asked()]
         loss_sum, stops, saves, profiled = self._sum(told)
         loss, lr = loss_sum / weight, self.rate(after.tokens)
@@ -187,20 +193,18 @@ class ModuleRun:
             with self.learner.clock.part(Part.CHECKPOINT):
                 self.save()
 
-    def _gradients(self, batches: list[Batch]) -> tuple[torch.Tensor, float]:
-        """Of the mean loss of the whole step. Returns losses and weights of this rank's samples [samples, 2], float64, and the
-        weight of all ranks'.
+    def _gradients(self, batches: list[Batch], weight: float) -> torch.Tensor:
+        """Of the mean loss of the whole step. Returns losses and weights of this rank's samples [samples, 2], float64.
 
-        The sum of weights comes first, so that no sample counts more because its rank has fewer tokens.
+        `weight` sums all ranks' samples', so that none counts more because its rank has fewer tokens.
         """
-        [weight] = self._sum([float(sum(batch.weights.sum() for batch in batches))])
         rows = []
         for done, batch in enumerate(batches, start=1):
             self.engine.begin_pass(last=done == len(batches))
             losses = self.task.loss(self.engine.module, batch)
             self.engine.backward(losses.sum() / max(weight, 1.0))
             rows.append(torch.stack([losses.detach().double(), batch.weights.double()], dim=1))
-        return torch.cat(rows), weight
+        return torch.cat(rows)
 
     def _sum(self, values: list[float]) -> list[float]:
         vector = torch.tensor(values, dtype=torch.float64, device=self.ranks.device)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from athanor.recipe.schema.training import Training, Zero
@@ -42,6 +43,8 @@ class BatchReader(Protocol):
 Loss = Callable[
     [torch.nn.Module, Batch], torch.Tensor
 ]  # [samples]: of each sample the sum that its weight divides, differentiable
+# The same of labels drawn from what the module says, each sample's by its own numbers: what a rule asks that estimates curvature.
+SampledLoss = Callable[[torch.nn.Module, Batch, Sequence[np.random.Generator]], torch.Tensor]
 Weights = Mapping[str, torch.Tensor]  # the names of `state_dict`; whole, float32, on the CPU
 Write = Callable[[Weights, Path], None]
 
@@ -71,6 +74,7 @@ class ModuleTask:
     loss: Loss
     held_out: Callable[[], Mapping[str, Measured]]
     write: Write  # called on rank 0 with the trained weights: fills the folder `model/`, which is there and empty
+    sampled_loss: SampledLoss | None = None  # a task without is refused where the rule is Sophia
     domains: tuple[str, ...] = ()  # under which losses are reported while training
     domain: Callable[[BatchReader, int], str] | None = None  # one of them, by a sample's number
     failures: Callable[[], Failures] = field(default=Failures)  # of the machines it was trained on so far

@@ -34,15 +34,38 @@ class PackedBatches:
 
 def response_losses(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """[windows]: cross-entropy in nats, summed in float64 over the tokens that count."""
+    return _losses(_logits(module, batch), batch.tensors["labels"], batch.tensors["counts"])
+
+
+def drawn_losses(module: torch.nn.Module, batch: Batch, random: Sequence[np.random.Generator]) -> torch.Tensor:
+    """[windows]: the same with every label drawn from the model's own distribution, by one generator a window."""
+    logits = _logits(module, batch)
+    labels = torch.stack([_drawn(row, one) for row, one in zip(logits.detach(), random, strict=True)])
+    return _losses(logits, labels, batch.tensors["counts"])
+
+
+def _logits(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
     tensors = batch.tensors
-    logits = module(
+    logits: torch.Tensor = module(
         input_ids=tensors["tokens"],
         attention_mask=document_mask(tensors["documents"]),
         position_ids=tensors["positions"],
         use_cache=False,
     ).logits
-    losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), tensors["labels"], reduction="none")
-    return (losses * tensors["counts"]).sum(dim=1)
+    return logits
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+    return (losses * counts).sum(dim=1)
+
+
+def _drawn(logits: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """[seq] tokens from `logits` [seq, vocabulary]: those on which numbers in [0, 1) fall, in float64."""
+    edges = logits.double().softmax(-1).cumsum(-1)
+    numbers = torch.from_numpy(random.random(len(logits))).to(edges.device)
+    places = torch.searchsorted(edges, (numbers * edges[:, -1])[:, None], right=True)[:, 0]
+    return places.clamp(max=logits.shape[-1] - 1)  # rounding may put a number behind the last edge
 
 
 def document_mask(documents: torch.Tensor) -> torch.Tensor:
