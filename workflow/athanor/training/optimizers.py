@@ -63,7 +63,7 @@ def hidden_matrices(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 class Sophia(SophiaG):
-    """SophiaG (Liu et al. 2023, algorithm 3), whose estimates come by a step: DeepSpeed brings gradients to an optimizer so alone.
+    """SophiaG (Liu et al. 2023, algorithm 3), whose estimates come by a step, as all gradients do that DeepSpeed brings.
 
     Those of an estimate are the mean loss's times the root of B, the number of labels it means over. Squared they are B times
     the mean gradient's square, the Gauss-Newton-Bartlett estimate (algorithm 2). The library multiplies by one B in every update;
