@@ -16,7 +16,7 @@ class FusedEngine:
 
     def __init__(self, module: torch.nn.Module, optimizer: schema.Optimizer, device: torch.device) -> None:
         self.module = module.to(device).train()
-        self._optimizer, self._device = build_fused(self.module, optimizer), device
+        self.optimizer, self._device = build_fused(self.module, optimizer), device
         self._loss: torch.Tensor | None = None
 
     def evaluating(self, *, on: bool) -> None:
@@ -36,22 +36,22 @@ class FusedEngine:
         """Two backward passes: the norm, for clipping, and the update; none where the norm, which it returns, is no number."""
         assert self._loss is not None
         loss, self._loss = self._loss, None
-        self._optimizer.grad_norm(loss)
-        norm = float(torch.stack(self._optimizer.grad_norms).norm())
+        self.optimizer.grad_norm(loss)
+        norm = float(torch.stack(self.optimizer.grad_norms).norm())
         if math.isfinite(norm):
-            self._optimizer.fused_backward(loss, lr)
+            self.optimizer.fused_backward(loss, lr)
         return norm
 
     def save(self, folder: Path) -> None:
         """Weights and the optimizer's state."""
-        state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save(state, folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
         """What `save` left."""
         state = torch.load(folder / STATE_FILE, map_location=self._device, weights_only=True)
         self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All parameters, on the CPU."""

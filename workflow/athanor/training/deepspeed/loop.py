@@ -59,14 +59,16 @@ def train(stage: StageRun, task: ModuleTask) -> Outcome:
     """
     refuse_without_labels(task, f"{stage.stage}/{stage.instance}")
     with connected(task.settings.parallel.ranks, stage.recipe.seed) as ranks:
-        settings = task.settings
-        engine: Engine | FusedEngine
-        if settings.optimizer.name.is_fused:
-            engine = FusedEngine(task.module(), settings.optimizer, ranks.device)
-        else:
-            size = settings.parallel.micro_batch_size
-            engine = Engine(task.module(), settings.optimizer, task.zero, settings.precision, size)
-        return ModuleRun(stage, task, Learner(engine, ranks, Stopwatch(ranks.device))).to_the_end()
+        return ModuleRun(stage, task, Learner(fresh_engine(task, ranks), ranks, Stopwatch(ranks.device))).to_the_end()
+
+
+def fresh_engine(task: ModuleTask, ranks: Ranks) -> Engine | FusedEngine:
+    """The task's module as training begins with it."""
+    settings = task.settings
+    if settings.optimizer.name.is_fused:
+        return FusedEngine(task.module(), settings.optimizer, ranks.device)
+    size = settings.parallel.micro_batch_size
+    return Engine(task.module(), settings.optimizer, task.zero, settings.precision, size)
 
 
 class ModuleRun:
