@@ -28,6 +28,8 @@ class ModuleJob:
     peft: Peft = field(default_factory=Peft)
     stop_after: int = 0  # a sample whose reading asks every rank to stop
     poisoned: int = -1  # a sample whose loss is no number
+    steep: int = -1  # a sample whose loss is a number, and its gradient is none
+    roll_back: bool = False  # start behind the newest checkpoint
 
 
 def settings_of(job: ModuleJob) -> Training:
@@ -58,7 +60,7 @@ def main(path: str) -> int:
     job: ModuleJob = pickle.loads(Path(path).read_bytes())
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     spool = Spool(job.folder / "tracking" / f"{time.time_ns()}.jsonl") if rank == 0 else NullSpool()
-    stage = StageRun(job.recipe, "sft", "model", "0" * 16, job.folder, {}, rank, world_size, spool=spool)
+    stage = StageRun(job.recipe, "sft", "model", "0" * 16, job.folder, {}, rank, world_size, spool=spool, roll_back=job.roll_back)
     stage.listen_for_stop()
     try:
         outcome = _train(job, stage)
@@ -93,12 +95,14 @@ def _train(job: ModuleJob, stage: StageRun) -> "object":
         return train(stage, _preference(job, stage))
     task = fine_tuning(settings_of(job), job.zero, job.peft, job.start, Watched, packed_held_out)
     task = replace(by_domain(task, ("even", "odd"), lambda _, index: ("even", "odd")[index % 2]), end_tokens=job.end_tokens)
-    if job.poisoned >= 0:
-        honest, bad = task.loss, PackedChains().sample(job.poisoned).tokens[:-1]
+    if (bad := max(job.poisoned, job.steep)) >= 0:
+        honest, tokens = task.loss, PackedChains().sample(bad).tokens[:-1]
 
         def poisoned(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
             losses = honest(module, batch)
-            return losses * torch.nan if (batch.tensors["tokens"].numpy() == bad).all(1).any() else losses
+            if not (batch.tensors["tokens"].numpy() == tokens).all(1).any():
+                return losses
+            return losses * torch.nan if job.poisoned >= 0 else losses + (losses * 0).sqrt()
 
         task = replace(task, loss=poisoned)
     return train(stage, task)

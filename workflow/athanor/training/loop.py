@@ -35,6 +35,7 @@ from athanor.training.noise_scale import NoiseScale
 from athanor.training.objective import NextToken, Objective
 from athanor.training.optimizer import Learner, build_learner
 from athanor.training.profiling import Profiler
+from athanor.training.proving import measure as measure_proof
 from athanor.training.resuming import load_newest
 from athanor.training.routing import RoutingWatch
 from athanor.training.samples import SampleReader, micro_batches_of
@@ -169,7 +170,7 @@ class MilestoneRun:
         return proof.contradiction(saved, self._proof(self._read(samples), samples))
 
     def _proof(self, batches: list[MicroBatch], samples: range) -> proof.Proof:
-        return proof.measure(self.learner, self.task.objective, batches, samples, self.settings.precision)
+        return measure_proof(self.learner, self.task.objective, batches, samples, self.settings.precision)
 
     def one_step(self, held_out: Mapping[str, HeldOut]) -> None:
         began, before = time.perf_counter(), self.position

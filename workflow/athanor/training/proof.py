@@ -10,16 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
-
 from athanor.artifacts.strict_json import finite, number
 from athanor.recipe.schema.choices import Precision
-from athanor.training.batches import MicroBatch
-from athanor.training.objective import Objective
-from athanor.training.optimizer import Learner
-from athanor.training.step import run_micro_batches
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # Nats, and shares of a norm. Another layout or a GPU rounds differently; a state of other steps is off by more.
@@ -40,30 +32,8 @@ class Proof:
     precision: str = ""  # of the weights' products; older checkpoints do not say
 
 
-def measure(learner: Learner, objective: Objective, batches: Sequence[MicroBatch], samples: range, precision: Precision) -> Proof:
-    """On all ranks together; the weights, the optimizer and the random states stay as they are."""
-    with torch.no_grad():
-        mine = run_micro_batches(learner, batches, objective, forward_only=True)
-    squares, updates = [0.0] * len(MOMENTS), 0
-    for member in learner.optimizer.chained_optimizers:
-        for weight, state in member.optimizer.state.items():
-            if not param_is_not_tensor_parallel_duplicate(weight):
-                continue
-            for place, name in enumerate(MOMENTS):
-                squares[place] += float(state[name].double().square().sum())
-        updates = max([updates, *(int(group.get("step", 0)) for group in member.optimizer.param_groups)])
-    sums = torch.tensor([mine.loss, mine.tokens, *squares], dtype=torch.float64, device=learner.layout.device)
-    dist.all_reduce(sums)
-    loss, tokens, *norms = sums.tolist()
-    sizes = {**learner.layout.recorded(), "micro_batch": learner.layout.parallel.micro_batch_size}
-    device = learner.layout.device.type
-    rounding = " ".join([device, *(f"{name}={size}" for name, size in sizes.items())])
-    moments = tuple(math.sqrt(norm) for norm in norms)
-    return Proof(samples.start, samples.stop, loss / tokens, moments, updates, rounding, precision.value)
-
-
-def contradiction(saved: Proof, found: Proof) -> str:
-    """What does not agree, in words; empty where the checkpoint is what was trained."""
+def contradiction(saved: Proof, found: Proof, kinds: Sequence[str] = MOMENTS) -> str:
+    """What does not agree, in words; empty where the checkpoint is what was trained. `kinds`: whose norms `moments` are."""
     tolerance = ROUNDED if found.precision == Precision.FP32 else ROUNDED_BF16
     of_loss = tolerance
     if saved.precision not in ("", found.precision):
@@ -72,7 +42,7 @@ def contradiction(saved: Proof, found: Proof) -> str:
         tolerance = of_loss = EXACT
     if saved.updates != found.updates:
         return f"its optimizer has made {found.updates} updates, {saved.updates} when it was saved"
-    for name, before, now in zip(MOMENTS, saved.moments, found.moments, strict=False):
+    for name, before, now in zip(kinds, saved.moments, found.moments, strict=False):
         if not abs(before - now) <= tolerance * before:
             return f"the norm of its {name} is {now:.9g}, {before:.9g} when it was saved"
     # Neither is a number where the step before the save was left out because its samples give none.

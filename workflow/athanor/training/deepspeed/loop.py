@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.artifacts.run import Outcome, StageRun, Stopped
 from athanor.artifacts.strict_json import number
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.schedules import BatchSizes
@@ -28,7 +28,9 @@ from athanor.training.deepspeed.curvature import Curvature, refuse_without_label
 from athanor.training.deepspeed.engine import Engine
 from athanor.training.deepspeed.fused import FusedEngine
 from athanor.training.deepspeed.measuring import measure
+from athanor.training.deepspeed.proving import Prover
 from athanor.training.deepspeed.ranks import Ranks, connected
+from athanor.training.deepspeed.resuming import layout_of, load_newest
 from athanor.training.deepspeed.task import Batch, BatchReader, Measured, ModuleTask
 from athanor.training.errors import NonFiniteError
 from athanor.training.failures import agreed_node_hours
@@ -36,6 +38,7 @@ from athanor.training.held_out import START_VALIDATION, VALIDATION, write_valida
 from athanor.training.intervals import Interval
 from athanor.training.monitor import Monitor
 from athanor.training.profiling import Profiler
+from athanor.training.proof import to_record
 from athanor.training.samples import micro_batches_of
 from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SpikeDetector
@@ -82,6 +85,9 @@ class ModuleRun:
         self.monitor = Monitor(stage.folder, learner, stage.recipe.model, task.settings, peak, task.domains)
         self.profiler = Profiler(stage.folder, stage.rank)
         self.spikes = SpikeDetector(self.settings.spikes)
+        self.layout = layout_of(task, self.ranks)
+        self.prover = Prover(task, self.ranks, self.layout)
+        self.last = range(0)  # samples of the last step
         self.curvature = Curvature.of(task, stage.recipe.seed)
         saves = self.settings.checkpoint
         self.interval = Interval(saves, agreed_node_hours(saves, task.failures), len(set(self.ranks.nodes)))
@@ -96,32 +102,27 @@ class ModuleRun:
         self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
 
     def _resume(self) -> tuple[Position, bool]:
-        """Load the newest checkpoint that is whole, and of this layout. Where training goes on, and whether that is a save."""
-        newest = checkpoints.newest_whole(self.stage.folder)
-        if newest is None:
+        """Load the newest checkpoint that can be gone on from. Where training goes on, and whether that is a save."""
+        tried: list[Path] = []
+
+        def load(save: Path) -> None:
+            tried.append(save)
+            self.engine.load(save)
+
+        def contradiction(state: State) -> str:
+            return self.prover.contradiction(self.engine, self.batches, state)
+
+        found = load_newest(self.stage.folder, self.layout, load, contradiction)
+        if found is None:
+            if tried:  # what was loaded last is none to begin with
+                del self.engine, self.learner.engine
+                self.engine = self.learner.engine = fresh_engine(self.task, self.ranks)
             return Position(), False
-        state = checkpoints.read_state(newest)
-        if state.layout != self._layout():
-            raise StageError(
-                f"{newest} was written by {_told(state.layout)}, and this job has {_told(self._layout())}: DeepSpeed's saves are "
-                f"cut by ranks, stage and precision; go on with those, or delete {self.stage.folder} and train anew"
-            )
-        self.engine.load(newest)
+        newest, state = found
         self.spikes.resume(state.usual)
         if self.stage.rank == 0:
             print(f"continuing from {newest} at {state.position.tokens} tokens", flush=True)
         return state.position, True
-
-    def _layout(self) -> dict[str, Any]:
-        zero = self.task.zero
-        return {
-            "backend": "deepspeed",
-            "ranks": self.ranks.data_ranks,
-            "zero": zero.stage,
-            "offload": zero.offload,
-            "precision": self.settings.precision.value,
-            "optimizer": self.settings.optimizer.name.value,
-        }
 
     def to_the_end(self) -> Outcome:
         """All steps that are left, the last validation, the weights, and the result."""
@@ -175,7 +176,7 @@ class ModuleRun:
         self.profiler.step_done(after.step)
         if profiled:
             self.profiler.begin(after.step, int(profiled))
-        self.position, self.saved = after, False
+        self.position, self.saved, self.last = after, False, samples
         self.seconds_trained += time.perf_counter() - began
         domains = [self.task.domain(self.batches, index) for batch in mine for index in batch] if self.task.domain else []
         self.monitor.step_done(after.tokens - before.tokens, domains, rows)
@@ -241,7 +242,8 @@ class ModuleRun:
         began = self.interval.begin()
         if self.curve is not None:
             self.curve.secure()
-        state = State(self.position, self._layout(), optimizer=True, usual=self.spikes.state())
+        proven = to_record(self.prover.proof(self.engine, self.batches, self.last))
+        state = State(self.position, self.layout, optimizer=True, usual=self.spikes.state(), proof=proven)
         checkpoints.save(checkpoints.save_folder(self.stage.folder, self.position.step), self.engine.save, state)
         checkpoints.prune(self.stage.folder, self.settings.checkpoint.keep)
         stall = time.monotonic() - began
@@ -280,7 +282,3 @@ class ModuleRun:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         counters: dict[str, int | str] = {"step": at.step, "tokens": at.tokens, "samples": at.samples}
         return Outcome((FINAL, CURVE, VALIDATION, START_VALIDATION, MODEL_FOLDER), counters, metrics)
-
-
-def _told(layout: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in layout.items())
