@@ -39,6 +39,11 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         {"preference.optimizer.name": "muon"},
         "preference.optimizer.name='muon': its state cannot be cut anywhere; use adamw, lion, adan",
     ),
+    "a rule that draws labels": (
+        {"preference.optimizer.name": "sophia"},
+        "preference.optimizer.name='sophia': estimates curvature from labels drawn from the model, and here are none; "
+        "use adamw, lion, adan",
+    ),
     "spikes": (
         {"preference.spikes.action": "skip"},
         "preference.spikes.action='skip': DeepSpeed tells a step's gradient norm when the step is done; use log",

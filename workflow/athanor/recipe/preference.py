@@ -54,7 +54,10 @@ def illegal_module_training(t: Training, zero: Zero, section: str) -> Iterator[P
         advice = "DeepSpeed tells a step's gradient norm when the step is done; use log"
         yield Problem(f"{section}.spikes.action", t.spikes.action.value, advice)
     if t.optimizer.name not in SPREADABLE:
-        advice = f"its state cannot be cut anywhere; use {', '.join(SPREADABLE)}"
+        why = "its state cannot be cut anywhere"
+        if t.optimizer.name is OptimizerName.SOPHIA:
+            why = "estimates curvature from labels drawn from the model, and here are none"
+        advice = f"{why}; use {', '.join(SPREADABLE)}"
         yield Problem(f"{section}.optimizer.name", t.optimizer.name.value, advice)
     if zero.offload and not zero.stage:
         yield Problem(

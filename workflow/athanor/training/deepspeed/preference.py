@@ -115,7 +115,8 @@ class _Loss:
         self._settings, self._start = settings, start
 
     def make_module(self) -> torch.nn.Module:
-        """The model that learns, with the head that trl computes log-probabilities by."""
+        """The model that learns, with the head that trl computes log-probabilities by: fresh with every call."""
+        self.__dict__.pop("_trainer", None)
         module: torch.nn.Module = self._trainer.model
         return module
 

@@ -69,7 +69,7 @@ class ModuleTask:
     settings: Training
     zero: Zero
     end_tokens: int  # training ends with the step that reaches them
-    module: Callable[[], torch.nn.Module]  # in float32 on the CPU, equal on all ranks; parameters without gradient stay frozen
+    module: Callable[[], torch.nn.Module]  # fresh, in float32 on the CPU, equal on all ranks; frozen ones want no gradient
     batches: Callable[[], BatchReader]
     loss: Loss
     held_out: Callable[[], Mapping[str, Measured]]
