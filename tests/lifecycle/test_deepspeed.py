@@ -1,13 +1,18 @@
-"""A dense campaign whose fine-tuning goes through DeepSpeed: from the exported folder to answers, killed on the way."""
+"""A dense campaign whose fine-tuning goes through DeepSpeed: from the exported folder to answers, killed on the way; and one
+beside it that trains adapters on the same base."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from athanor.tracking.destination import Destination
 from tests.lifecycle.project import Project, recipe, wait_until
 
 pytestmark = pytest.mark.slow
+
+ADAPTED = "adapted"
 
 SFT = {
     "backend": "deepspeed",
@@ -35,17 +40,32 @@ SFT = {
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The whole campaign, whose ranks were killed behind their first save."""
     project = Project.make(tmp_path_factory.mktemp("deepspeed") / "project")
-    small = recipe()
-    small["model"] = {**small["model"], "num_experts": 0}  # type: ignore[dict-item]
-    pretrain = {**small["pretrain"], "token_budget": 8192, "milestone_tokens": [], "parallel": {"micro_batch_size": 4}}  # type: ignore[dict-item]
-    project.write_recipe("tiny", {**small, "pretrain": pretrain, "sft": SFT})
-    locked = project.athanor("recipe", "lock", "tiny")
-    assert locked.returncode == 0, locked.stderr
+    _write(project, "tiny", SFT)
     driver = project.start_snakemake()
     wait_until(lambda: any(project.store.glob("sft/*/checkpoints/*/state.json")), "a checkpoint")
     assert project.kill_ranks("sft") == 2
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
     return project
+
+
+def _write(project: Project, name: str, sft: dict[str, Any]) -> None:
+    small = recipe()
+    small["model"] = {**small["model"], "num_experts": 0}  # type: ignore[dict-item]
+    pretrain = {**small["pretrain"], "token_budget": 8192, "milestone_tokens": [], "parallel": {"micro_batch_size": 4}}  # type: ignore[dict-item]
+    project.write_recipe(name, {**small, "pretrain": pretrain, "sft": sft})
+    locked = project.athanor("recipe", "lock", name)
+    assert locked.returncode == 0, locked.stderr
+
+
+@pytest.fixture(scope="module")
+def adapted(tuned: Project) -> Project:
+    """A second campaign of the same base, which trains adapters."""
+    adapters = {"zero": {"stage": 2}, "token_budget": 8192, "lr": 2e-2, "min_lr": 2e-3, "peft": {"kind": "lora", "rank": 4}}
+    _write(tuned, ADAPTED, {**SFT, **adapters})
+    assert {name.split("/")[0] for name in tuned.to_run(f"recipe={ADAPTED}")} == {"sft", "export", "answers", "report"}
+    done = tuned.snakemake("--config", f"recipe={ADAPTED}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tuned
 
 
 def test_killed_campaign_ends_whole_with_every_step_once(tuned: Project) -> None:
@@ -68,3 +88,52 @@ def test_exported_folder_loads_chats_and_was_asked(tuned: Project) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template and model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert (tuned.folder_of("answers/sft") / "answers.jsonl").stat().st_size > 0
+
+
+def test_adapter_learns_is_merged_in_the_export_and_was_asked(adapted: Project) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    trained, exported = (adapted.folder_of(name, ADAPTED) / "model" for name in ("sft/model", "export/sft"))
+    base = _base(adapted) / "model"
+    assert (trained / "adapter" / "adapter_config.json").is_file() and not (exported / "adapter_config.json").exists()
+    merged = AutoModelForCausalLM.from_pretrained(exported)
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=merged.dtype), str(trained / "adapter"))
+    tokens = torch.arange(32)[None] + 7
+    with torch.no_grad():
+        logits = [model(input_ids=tokens).logits.float() for model in (merged, beside)]
+    with beside.disable_adapter(), torch.no_grad():
+        before = beside(input_ids=tokens).logits.float()
+    assert (logits[0] - logits[1]).abs().max() < 0.1 * (logits[0] - before).abs().max()
+    [task] = json.loads((adapted.folder_of("report/campaign", ADAPTED) / "results.json").read_text())["tasks"]
+    assert task["model"] < task["base"] - 0.2
+    assert (adapted.folder_of("answers/sft", ADAPTED) / "answers.jsonl").stat().st_size > 0
+    assert adapted.athanor("verify", "--deep").returncode == 0
+
+
+def test_adapter_is_a_child_of_its_base_in_mlflow(adapted: Project) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(Destination(adapted.store).uri)
+    base = _base(adapted).name
+    trained = adapted.manifest("sft/model", ADAPTED)["result"]["fingerprint"]
+    run, of_base = (_run(client, fingerprint) for fingerprint in (trained, base))
+    [parent] = [model.model_id for model in of_base.outputs.model_outputs]
+    assert parent in [model.model_id for model in run.inputs.model_inputs]
+    [child] = [client.get_logged_model(model.model_id) for model in run.outputs.model_outputs]
+    assert child.params["peft"] == "lora" and child.params["adapter_of"] == base
+    assert child.source_run_id == run.info.run_id
+
+
+def _base(project: Project) -> Path:
+    """The folder of the export that both trainings start from."""
+    upstreams = project.manifest("sft/model", ADAPTED)["result"]["upstreams"]
+    assert upstreams["start"] == project.manifest("sft/model")["result"]["upstreams"]["start"]
+    return project.store / "export" / upstreams["start"]["fingerprint"]
+
+
+def _run(client: Any, fingerprint: str) -> Any:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    [run] = client.search_runs(experiments, f"tags.fingerprint = '{fingerprint}' and attributes.status = 'FINISHED'")
+    return client.get_run(run.info.run_id)

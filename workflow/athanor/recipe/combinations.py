@@ -175,7 +175,7 @@ ROWS: tuple[Illegal, ...] = (
     ),
     Illegal(
         "sft.peft.kind", "`prefix` or `prompt`",
-        "virtual tokens cannot be merged into weights, and what is exported must load by itself",
+        "virtual tokens cannot be merged into weights, and transformers loads no folder that has them beside its weights",
         "lora",
         _deepspeed(lambda r: r.sft.peft.kind in (PeftKind.PREFIX, PeftKind.PROMPT)),
     ),
