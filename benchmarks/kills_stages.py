@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.lifecycle.post_training import with_fine_tuning
 from tests.lifecycle.project import Project
@@ -122,13 +124,21 @@ def _strike_once(
     while driver.poll() is None:
         wanted = [row for row in rows.values() if row.kills < share]
         for row in chance.sample(wanted, len(wanted)):
-            if project.ranks(row.stage):
-                time.sleep(chance.uniform(0, seconds[row.stage]))
-                if project.kill_ranks(row.stage):
-                    row.kills += 1
-                    return True
+            if (ranks := project.ranks(row.stage)) and _outlives(ranks, chance.uniform(0, seconds[row.stage])):
+                row.kills += project.kill_ranks(row.stage) > 0
+                return True
         time.sleep(POLL_SECONDS)
     return False
+
+
+def _outlives(ranks: list[int], seconds: float) -> bool:
+    """Whether they still run in so many seconds; says so as soon as they do not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(map(psutil.pid_exists, ranks)):
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _compare(project: Project, undisturbed: Project, rows: dict[str, Row], pretrained: Project) -> list[str]:
