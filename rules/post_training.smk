@@ -127,29 +127,3 @@ rule learn_preferences:
         **campaign.resources("preference"),
     shell:
         campaign.command("preference")
-
-
-rule write_trajectories:
-    input:
-        campaign.inputs("trajectories"),
-    output:
-        manifest=campaign.manifest("trajectories"),
-    log:
-        campaign.log("trajectories"),
-    resources:
-        **campaign.resources("trajectories"),
-    shell:
-        campaign.command("trajectories")
-
-
-rule make_triples:
-    input:
-        campaign.inputs("triples"),
-    output:
-        manifest=campaign.manifest("triples"),
-    log:
-        campaign.log("triples"),
-    resources:
-        **campaign.resources("triples"),
-    shell:
-        campaign.command("triples")

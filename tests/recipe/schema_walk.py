@@ -29,16 +29,19 @@ OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}, "milestone_tokens": ["
 PREFERENCE = {"decay_tokens": "200K", "kind": "dpo"}
 
 
-REWARD = {"prefixes": 8, "longest_prefix": 16, "max_new_tokens": 64}
+ON_PAIRS = {"token_budget": "1M", "sequence_length": 256, "batch_tokens": 2048, "lr": 1e-4, "decay_tokens": "200K"}
+REWARD = {"prefixes": 8, "longest_prefix": 16, "max_new_tokens": 64, "pretrain": ON_PAIRS, "tune": dict(ON_PAIRS)}
 
 
 def with_entries(data: dict[str, Any]) -> dict[str, Any]:
     """A recipe's data with one entry in every list and table that the schema has entries for."""
     data["sft"], data["offline"], data["preference"] = copy.deepcopy(SFT), copy.deepcopy(OFFLINE), copy.deepcopy(PREFERENCE)
-    data["reward"] = dict(REWARD)
+    data["reward"] = copy.deepcopy(REWARD)
     data["pretrain"]["milestone_tokens"] = ["400K", "600K"]  # models enough for both sides of the reward model's split
     for section in ("pretrain", "sft", "offline", "preference"):
         data[section]["batch_switches"] = [dict(SWITCH)]
+    for section in ("pretrain", "tune"):
+        data["reward"][section]["batch_switches"] = [dict(SWITCH)]
     return data
 
 

@@ -11,7 +11,8 @@ from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import with_entries
 
 DOCS = Path(__file__).parents[2] / "docs" / "deepspeed.md"
-DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, "offline.mixture": {}, "preference.kind": "none"}
+NOTHING_BEHIND = {"offline.mixture": {}, "preference.kind": "none", "reward.tune.token_budget": 0}  # which needs Megatron's
+DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, **NOTHING_BEHIND}
 FUSED = {
     **DENSE,
     "sft.optimizer.name": "adalomo",
@@ -23,7 +24,7 @@ FUSED = {
 # By the row it must break: what to change in the small recipe, and what the key's value is told as.
 BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("sft.backend", "num_experts"): (
-        {"sft.backend": "deepspeed", "offline.mixture": {}, "preference.kind": "none"},
+        {"sft.backend": "deepspeed", **NOTHING_BEHIND},
         "'deepspeed'",
     ),
     ("sft.backend", "offline"): ({**DENSE, "offline.mixture": {"ask": 1}}, "'deepspeed'"),

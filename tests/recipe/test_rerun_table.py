@@ -21,8 +21,12 @@ PREFERENCE = ANSWERS | {"preference", "export"}  # the model that was trained is
 OFFLINE = PREFERENCE | {"offline", "average"}
 SELECTION = OFFLINE | {"pack", "selection"}
 PAIRS = PREFERENCE | {"pairs"}
-ROLLOUTS = SELECTION | PAIRS | {"rollouts"}
-TRIPLES = frozenset({"triples"})
+SCORE = frozenset({"score"})
+TUNE = SCORE | {"reward_tune"}
+RANKS = TUNE | {"ranks"}
+TELL_APART = TUNE | {"reward_pretrain"}  # policies
+ROLLOUTS = SELECTION | PAIRS | RANKS | {"rollouts"}
+TRIPLES = TELL_APART | {"triples"}
 TRAJECTORIES = TRIPLES | {"trajectories"}
 SFT = ROLLOUTS | TRAJECTORIES | {"sft"}  # what was fine-tuned speaks
 PACK = SFT
@@ -153,7 +157,8 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
 TASK = "sft.tasks.ask"
 # What fine-tuning has in common with pretraining reruns it alone.
 OF_ALL = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Training(), key.split(".")[1])}
-for section, again in (("sft", SFT), ("offline", OFFLINE), ("preference", PREFERENCE)):
+OF_SECTIONS = {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE, "reward.pretrain": TELL_APART, "reward.tune": TUNE}
+for section, again in OF_SECTIONS.items():
     RERUN |= {
         key.replace("pretrain", section, 1): (value, again if stages else NOTHING) for key, (value, stages) in OF_ALL.items()
     }
@@ -176,10 +181,12 @@ RERUN |= {
     "rollouts.engine": ("server", ROLLOUTS | TRAJECTORIES),
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
+    "reward.pretrain.mixture": ({"ask": 2}, TELL_APART),  # refused
+    "reward.tune.mixture": ({"ask": 2}, TUNE),
     "offline.controls": (True, ANSWERS | {"offline", "export", "pack"}),  # more models beside the other
     "offline.milestone_tokens": (["200K"], OFFLINE | {"average"}),
     "offline.average": (0, REPORT),  # of the two there are
-    "offline.second_model": (True, SELECTION | {"sft", "export", "rollouts"}),
+    "offline.second_model": (True, SELECTION | RANKS | {"sft", "export", "rollouts"}),
     "offline.prompts": (100, ROLLOUTS),
     "offline.samples": (4, ROLLOUTS),
     "offline.temperature": (0.7, ROLLOUTS),
@@ -190,9 +197,9 @@ RERUN |= {
     "offline.filter.drop_from": (0.9, SELECTION),
     "offline.filter.drop_up_to": (0.1, SELECTION),
     "offline.filter.floor": (0.5, SELECTION),
-    "offline.weights.accuracy": (2, SELECTION | PAIRS),
-    "offline.weights.fluency": (1, SELECTION | PAIRS),
-    "offline.weights.safety": (2, SELECTION | PAIRS),
+    "offline.weights.accuracy": (2, SELECTION | PAIRS | RANKS),
+    "offline.weights.fluency": (1, SELECTION | PAIRS | RANKS),
+    "offline.weights.safety": (2, SELECTION | PAIRS | RANKS),
     "preference.kind": ("kto", PREFERENCE),
     "preference.beta": (0.2, PREFERENCE),
     "preference.measured": (0.25, PREFERENCE),
@@ -200,6 +207,7 @@ RERUN |= {
     "preference.zero.offload": (True, NOTHING),
     "preference.control": (True, PREFERENCE),  # one more model beside the other
     "preference.mixture": ({"ask": 2}, PREFERENCE),  # refused
+    "offline.weights.reward": (0.5, SELECTION),
     "reward.prefixes": (9, TRAJECTORIES),
     "reward.test_prefixes": (9, TRAJECTORIES),
     "reward.test_models": (3, TRAJECTORIES),
@@ -211,6 +219,15 @@ RERUN |= {
     "reward.max_new_tokens": (65, TRAJECTORIES),
     "reward.shortest_text": (24, TRIPLES),
     "reward.shared": (0.9, TRIPLES),
+    "reward.pretrain.sequence_length": (128, TELL_APART),
+    "reward.tune.sequence_length": (128, TUNE),
+    "reward.pretrain.zero.stage": (3, NOTHING),
+    "reward.pretrain.zero.offload": (True, NOTHING),
+    "reward.tune.zero.stage": (3, NOTHING),
+    "reward.tune.zero.offload": (True, NOTHING),
+    "reward.ranks_a_question": (2, RANKS),
+    "reward.ranks_aside": (0.2, RANKS),
+    "reward.without_pretraining": (True, TUNE - SCORE),  # one more model beside the other
     f"{TASK}.source": ("chemistry", CONVERSATIONS),
     f"{TASK}.extract": ("functions", CONVERSATIONS),
     f"{TASK}.system": ("Be brief.", CONVERSATIONS),
@@ -251,7 +268,8 @@ def test_table_has_every_key_of_the_recipe() -> None:
     sections = {place.path for place in places(Recipe) if is_dataclass(place.hint)}
     of_sources = {p.path for p in places(Recipe) if get_args(p.hint) and is_dataclass(get_args(p.hint)[-1])}
     leaves = {place.path for place in places(Recipe)} - sections - of_sources
-    assert set(RERUN) - {f"{section}.batch_switches" for section in Recipe().__dict__} == leaves
+    trainings = (*Recipe().__dict__, "reward.pretrain", "reward.tune")
+    assert set(RERUN) - {f"{section}.batch_switches" for section in trainings} == leaves
 
 
 @pytest.mark.parametrize(("key", "value"), [("items", 200), ("seed", 1), ("options", {"max_terms": 4}), ("package", "gcd")])

@@ -1,9 +1,13 @@
-"""A small random decoder with its tokenizer, as `export` leaves one: the backbone of reward models."""
+"""A small random decoder with its tokenizer, as `export` leaves one, and pairs that a head on it can learn."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from athanor.rewards.polar.ranks import Ranked
+from athanor.rewards.polar.triples import Triple
 
 WORDS = ["<|endoftext|>", "<|pad|>", "\n", *(f"w{i}" for i in range(37))]
 PADDING = 1
@@ -37,3 +41,27 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone of experts."""
     return write_backbone(tmp_path_factory.mktemp("routed"), experts=4)
+
+
+def triples(count: int, seed: int = 0) -> list[Triple]:
+    """Policies that speak with the lower or the upper half of the words."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        low = bool(random.integers(2))
+        own, other = [random.integers(3, 20, size=(2, 8)), random.integers(20, 37, size=(2, 8))][:: 1 if low else -1]
+        prefix = tuple(random.integers(3, 37, size=random.integers(1, 6)).tolist())
+        texts = [tuple(row.tolist()) for row in (own[0], own[1], other[0])]
+        made.append(Triple(prefix, texts[0], texts[1], texts[2], "low" if low else "high", "high" if low else "low", str(number)))
+    return made
+
+
+def ranks(count: int, seed: int) -> list[Ranked]:
+    """The more of an answer's words are those of the best, the better it is."""
+    random, found = np.random.default_rng(seed), []
+    for number in range(count):
+        best = random.integers(0, 18, size=8)
+        answers = [np.where(np.arange(8) < kept, best, random.integers(18, 37, size=8)) for kept in (8, 6, 1)]
+        texts = tuple(" ".join(f"w{word}" for word in answer) for answer in answers)
+        found.append(Ranked(str(number), "w1 w2", texts))  # type: ignore[arg-type]
+    return found

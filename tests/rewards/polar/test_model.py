@@ -5,28 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from athanor.rewards.polar.model import load_reward_model, marked_tokenizer, reward_model, write_reward_model
 from athanor.rewards.polar.pairs import TripleReader, bradley_terry, padded, pair_loss
-from athanor.rewards.polar.triples import Triple
+from tests.rewards.polar.conftest import triples
 
 BACKBONES = ("dense", "routed")
-
-
-def triples(count: int, seed: int = 0) -> list[Triple]:
-    """Policies that speak with the lower or the upper half of the words."""
-    random = np.random.default_rng(seed)
-    made = []
-    for number in range(count):
-        low = bool(random.integers(2))
-        own, other = [random.integers(3, 20, size=(2, 8)), random.integers(20, 37, size=(2, 8))][:: 1 if low else -1]
-        prefix = tuple(random.integers(3, 37, size=random.integers(1, 6)).tolist())
-        texts = [tuple(row.tolist()) for row in (own[0], own[1], other[0])]
-        made.append(Triple(prefix, texts[0], texts[1], texts[2], "low" if low else "high", "high" if low else "low", str(number)))
-    return made
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -15,7 +15,7 @@ from athanor.campaign.housekeeping import drop_old_driver_logs, seal
 from athanor.campaign.in_job import in_job_launcher, problem_with
 from athanor.campaign.notice import send_notice
 from athanor.campaign.registry import PLAN, register
-from athanor.recipe.graph import STAGES, TRAINING, Artifact
+from athanor.recipe.graph import SECTIONS, STAGES, TRAINING, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
 from athanor.recipe.schema.choices import RolloutEngine
@@ -56,7 +56,7 @@ class Wiring:
 
     def ranks(self, stage: str) -> int:
         """Ranks of one job of a stage: 1 where it does not train."""
-        trained = self.campaign.recipe.trainings().get(stage)
+        trained = self.campaign.recipe.trainings().get(SECTIONS.get(stage, stage))
         return trained.parallel.ranks if trained else 1
 
     def targets(self) -> list[str]:
@@ -150,7 +150,8 @@ class Wiring:
             site_secrets(self.campaign.site)  # every job reads them for itself; better refused before the queue than behind it
         except SecretsError as error:
             raise SystemExit(f"site {self.campaign.site.name}: {error}") from error
-        for stage in filter(self._in_job_restarts, self.campaign.recipe.trainings()):
+        trained = (stage for stage in TRAINING if self.campaign.lifecycle.of(stage))
+        for stage in filter(self._in_job_restarts, trained):
             ranks = self.ranks(stage)
             if problem := problem_with(self._nodes(ranks), ranks, *self.interpreter(stage)):
                 raise SystemExit(f"site {self.campaign.site.name}: resources.{stage}.in_job_restarts: {problem}")

@@ -14,6 +14,7 @@ from athanor.recipe.precisions import illegal_export
 from athanor.recipe.preference import illegal_preference
 from athanor.recipe.problems import Problem, not_divisible
 from athanor.recipe.reward import illegal_reward
+from athanor.recipe.reward_training import illegal_reward_training
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema.choices import Router, SourceKind, Suite
 from athanor.recipe.schema.post_training import Offline
@@ -175,5 +176,5 @@ def _exists(path: str, project: Path) -> bool:
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_preference, illegal_reward,
-    illegal_export, _suites,
+    illegal_reward_training, illegal_export, _suites,
 )  # fmt: skip

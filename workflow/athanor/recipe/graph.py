@@ -41,18 +41,24 @@ STAGES: dict[str, Stage] = {
         Stage("preference", 1, ("torch", "deepspeed", "transformers", "trl")),
         Stage("trajectories", 1, ("torch", "transformers", "tokenizers", "numpy")),
         Stage("triples", 1, ("torch", "transformers", "tokenizers", "numpy")),
+        Stage("ranks", 1, ()),
+        Stage("reward_pretrain", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
+        Stage("reward_tune", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
+        Stage("score", 1, ("torch", "transformers", "tokenizers")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 4, ("matplotlib",)),
     )
 }
 
-TRAINING = ("pretrain", "sft", "offline", "preference")  # stages of many ranks, which mark every step
+SECTIONS = {"reward_pretrain": "reward.pretrain", "reward_tune": "reward.tune"}  # of stages that are not called by them
+TRAINING = ("pretrain", "sft", "offline", "preference", *SECTIONS)  # stages of many ranks, which mark every step
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
 AVERAGE = "average"
 SHUFFLED = "shuffled"
 FINE_TUNED, OFFLINE, PREFERENCE = "sft", "offline", "preference"
 SECOND = "second"  # the fine-tuned model whose pass rates count beside the first one's
+ALONE = "alone"  # the reward model that is fine-tuned without having been trained on triples
 MORE = "more"  # the control that goes on with the conversations of fine-tuning
 EXCHANGED = "exchanged"  # the control that prefers the wrong answer in half of the pairs
 

@@ -4,12 +4,14 @@ Everything here is known from the recipe alone, so Snakemake has every path whil
 their inputs from this graph; nothing else says what depends on what.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from athanor.recipe.exports import export_of
 from athanor.recipe.graph import AVERAGE, HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
 from athanor.recipe.post_training import post_train
 from athanor.recipe.reward import write_triples
+from athanor.recipe.reward_training import train_reward_model
 from athanor.recipe.schema.choices import TokenOrder
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import (
@@ -68,7 +70,13 @@ def _lay_out(r: Recipe, graph: Graph) -> None:
         }
         mean = graph.add(AVERAGE, "pretrain", {}, averaged)
         scores[AVERAGE] = graph.add("evaluate", AVERAGE, evaluate_section(r, domains), {"model": mean, **documents})
-    tuned = post_train(r, graph, tokenizer, last, model) if r.sft.tasks else {}
-    write_triples(r, graph, tokenizer, milestones, documents)
+
+    def judge(rollouts: Mapping[str, Artifact]) -> Artifact | None:
+        return train_reward_model(r, graph, write_triples(r, graph, tokenizer, milestones, documents), rollouts)
+
+    if r.sft.tasks:
+        tuned = post_train(r, graph, tokenizer, last, model, judge)
+    else:  # milestones alone speak
+        tuned, _ = {}, judge({})
     figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned}
     graph.add("report", "campaign", {"name": r.name}, figures)

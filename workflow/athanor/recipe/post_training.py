@@ -1,6 +1,6 @@
 """The graph behind pretraining: conversations, models that learn from them, what these answer, and what is learnt from that."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
@@ -19,6 +19,7 @@ from athanor.recipe.graph import (
     Graph,
 )
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
+from athanor.recipe.reward_training import score_answers
 from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Responses
 from athanor.recipe.schema.post_training import Sft
 from athanor.recipe.schema.recipe import Recipe
@@ -47,9 +48,17 @@ KEPT_BY = {  # rules that torch does not keep itself
 }
 
 
-def post_train(r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
-    """Everything behind the last milestone `base`, whose export is `base_model`. Returns what the report reads."""
-    return _PostTraining(r, graph, tokenizer).lay_out(base, base_model)
+Judge = Callable[[Mapping[str, Artifact]], Artifact | None]  # answers of models, by name → the reward model, where there is one
+
+
+def post_train(
+    r: Recipe, graph: Graph, tokenizer: Artifact, base: Artifact, base_model: Artifact, judge: Judge
+) -> dict[str, Artifact]:
+    """Everything behind the last milestone `base`, whose export is `base_model`. Returns what the report reads.
+
+    `judge` lays out the reward model, once everything is there that speaks and answers.
+    """
+    return _PostTraining(r, graph, tokenizer, judge).lay_out(base, base_model)
 
 
 @dataclass
@@ -57,6 +66,7 @@ class _PostTraining:
     r: Recipe
     graph: Graph
     tokenizer: Artifact
+    judge: Judge
 
     def lay_out(self, base: Artifact, base_model: Artifact) -> dict[str, Artifact]:
         """Fine-tuning and its control, offline RL and its controls; all models are asked what was held out."""
@@ -74,9 +84,10 @@ class _PostTraining:
             models[f"sft-{SECOND}"] = self._export(f"sft-{SECOND}", tuned[SECOND])
         if SHUFFLED in tuned and r.sft.answers.prompts:  # the control is exported to be asked
             models[f"sft-{SHUFFLED}"] = self._export(f"sft-{SHUFFLED}", tuned[SHUFFLED])
+        rolled = self._roll_out([models[label] for label in (FINE_TUNED, f"sft-{SECOND}") if label in models], made)
+        judge = self.judge(rolled)
         if r.learns_offline:
-            policies = [models[label] for label in (FINE_TUNED, f"sft-{SECOND}") if label in models]
-            learnt, selections = self._learn_offline(tuned["model"], policies, own, made)
+            learnt, selections = self._learn_offline(tuned["model"], rolled, judge, own, made)
             points = [learnt.pop(label) for label in list(learnt) if label not in OFFLINE_MODELS]
             trained |= {f"offline-{label}": artifact for label, artifact in learnt.items()} | selections
             for label, artifact in learnt.items():
@@ -88,7 +99,7 @@ class _PostTraining:
                 averaged = {model.instance: model for model in last[-r.offline.average :]}
                 models[AVERAGE] = self.graph.add(AVERAGE, OFFLINE, {}, averaged)
         if r.learns_preferences:
-            preferring, pairs = self._prefer(models[OFFLINE], policies[0], made)
+            preferring, pairs = self._prefer(models[OFFLINE], models[FINE_TUNED], made)
             trained |= {f"preference-{label}": artifact for label, artifact in preferring.items()} | pairs
             for label, artifact in preferring.items():
                 if label == "model" or r.sft.answers.prompts:
@@ -126,19 +137,42 @@ class _PostTraining:
             tried[f"sft-{SEARCH}{name}"] = self._train(f"{SEARCH}{name}", settings, {"start": start, **packs, **held_out})
         return tried
 
+    def _roll_out(self, policies: list[Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """The answers of every policy to every task, by `rollouts-TASK-POLICY`; none without offline RL."""
+        r = self.r
+        return {
+            f"rollouts-{task}-{policy.instance}": self.graph.add(
+                "rollouts",
+                f"{task}-{policy.instance}",
+                rollouts_section(r),
+                {"model": policy, "conversations": made[task]},
+            )
+            for task in (r.offline.mixture if r.learns_offline else ())
+            for policy in policies
+        }
+
+    def _select(self, task: str, rolled: Mapping[str, Artifact], judge: Artifact | None, asked: Artifact) -> Artifact:
+        """What a task's answers teach; they are scored by the reward model where there is one, whatever that counts."""
+        r, prefix = self.r, f"rollouts-{task}-"
+        answers = {name.removeprefix(prefix): artifact for name, artifact in rolled.items() if name.startswith(prefix)}
+        upstreams = {"conversations": asked, **{f"rollouts-{policy}": artifact for policy, artifact in answers.items()}}
+        if judge is not None:
+            scores = score_answers(r, self.graph, judge, answers[FINE_TUNED])
+            if r.offline.weights.reward:
+                upstreams["scores"] = scores
+        return self.graph.add("selection", task, selection_section(r), upstreams)
+
     def _learn_offline(
-        self, start: Artifact, policies: list[Artifact], own: Mapping[str, Artifact], made: Mapping[str, Artifact]
+        self,
+        start: Artifact,
+        rolled: Mapping[str, Artifact],
+        judge: Artifact | None,
+        own: Mapping[str, Artifact],
+        made: Mapping[str, Artifact],
     ) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
         """The models that learn from answers, the model's earlier points among them, and the selections these are chosen by."""
         r = self.r
-        selections = {}
-        for task in r.offline.mixture:
-            upstreams = {"conversations": made[task]}
-            for policy in policies:
-                asked = {"model": policy, "conversations": made[task]}
-                rolled = self.graph.add("rollouts", f"{task}-{policy.instance}", rollouts_section(r), asked)
-                upstreams[f"rollouts-{policy.instance}"] = rolled
-            selections[f"selection-{task}"] = self.graph.add("selection", task, selection_section(r), upstreams)
+        selections = {f"selection-{task}": self._select(task, rolled, judge, made[task]) for task in r.offline.mixture}
         held_out = _held_out({name: own[name] for name in r.sft.mixture})
         learnt = {}
         for label, kind in (("model", Responses.BEST), (Responses.DRAWN.value, Responses.DRAWN)):

@@ -10,6 +10,10 @@ from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import engine_section
 from athanor.recipe.units import Unit, format_quantity
 
+TEXTS = (  # keys of `reward` that say what is written and which texts are used
+    "prefixes", "test_prefixes", "test_models", "shortest_prefix", "longest_prefix", "temperatures", "top_p", "top_k",
+    "max_new_tokens", "shortest_text", "shared",
+)  # fmt: skip
 OF_TRIPLES = ("reward.shortest_text", "reward.shared")  # keys that say which texts are used, not what is written
 LEAST_MODELS = 2  # on either side of the split: a negative comes from another model
 
@@ -27,8 +31,8 @@ def write_triples(
         export_of(graph, label, checkpoint, tokenizer)
     labels = roster(r)
     models = {label: graph[f"export/{label}"] for label in labels}
-    section = {"seed": r.seed, **flatten(r.reward, "reward"), **flatten(r.pretrain.mixture, "pretrain.mixture"), "roster": labels}
-    section |= engine_section(r)
+    texts = {f"reward.{name}": getattr(r.reward, name) for name in TEXTS}
+    section = {"seed": r.seed, **texts, **flatten(r.pretrain.mixture, "pretrain.mixture"), "roster": labels, **engine_section(r)}
     written = {
         f"trajectories-{label}": graph.add(
             "trajectories",

@@ -75,12 +75,30 @@ def engine_section(r: Recipe) -> dict[str, Any]:
 
 def selection_section(r: Recipe) -> dict[str, Any]:
     """What decides which of them are learnt from."""
-    return {"seed": r.seed, **flatten(r.offline.filter, "offline.filter"), **flatten(r.offline.weights, "offline.weights")}
+    section = {"seed": r.seed, **flatten(r.offline.filter, "offline.filter"), **weights_section(r)}
+    return {**section, "offline.weights.reward": r.offline.weights.reward} if r.offline.weights.reward else section
+
+
+def weights_section(r: Recipe) -> dict[str, Any]:
+    """What the components count that need no reward model."""
+    section = flatten(r.offline.weights, "offline.weights")
+    del section["offline.weights.reward"]
+    return section
+
+
+def ranks_section(r: Recipe) -> dict[str, Any]:
+    """What decides the ranks that are made of scored answers."""
+    return {"reward.ranks_a_question": r.reward.ranks_a_question, **score_section(r), **weights_section(r)}
+
+
+def score_section(r: Recipe) -> dict[str, Any]:
+    """What decides the scores of answers, beside these and the reward model: of which questions they are told apart."""
+    return {"seed": r.seed, "reward.ranks_aside": r.reward.ranks_aside}
 
 
 def pairs_section(r: Recipe) -> dict[str, Any]:
     """What decides which answers are right and wrong to one question."""
-    return flatten(r.offline.weights, "offline.weights")
+    return weights_section(r)
 
 
 def preference_section(r: Recipe) -> dict[str, Any]:

@@ -15,9 +15,9 @@ SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (d
 
 
 def illegal_training(r: Recipe) -> Iterator[Problem]:
-    """Everything wrong with `pretrain` and, where the recipe has them, `sft`, `offline` and `preference`."""
+    """Everything wrong with `pretrain` and, where the recipe has them, `sft`, `offline`, `preference` and the reward model's."""
     for section, settings in r.trainings().items():
-        if section == "preference":  # no layout of Megatron's, no mixture
+        if section == "preference" or section in r.reward_trainings():  # no layout of Megatron's, no mixture
             yield from _lengths(r, settings, section)
             yield from illegal_batches(settings, section)
             yield from _schedule(settings, section)

@@ -28,7 +28,7 @@ def run(stage: StageRun) -> Outcome:
     scored = []
     for answer in answers:
         scores = rules.score(answer.text, right=answer.right, whole=answer.finish is Finish.STOP)
-        scored.append({**asdict(answer), "scores": asdict(scores)})
+        scored.append({**asdict(answer), "scores": scores.row()})
     lines = (json.dumps(row, ensure_ascii=False) for row in scored)
     (stage.folder / SCORED_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_samples(stage.folder / SAMPLES_FILE, f"{stage.recipe.name}: {stage.instance}", scored)

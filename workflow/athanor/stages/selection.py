@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from athanor.data.documents import JsonlWriter
 from athanor.recipe.graph import FINE_TUNED
 from athanor.recipe.schema.choices import Responses
 from athanor.recipe.schema.post_training import ScoreWeights
-from athanor.rewards.scores import Scores
+from athanor.rewards.scores import REWARDS_FILE, Scores, read_rewards
 from athanor.rl.selection import SELECTION_FILE, Candidate, best, drawn, keep
 from athanor.stages.rollouts import SCORED_FILE
 
@@ -24,8 +24,10 @@ def run(stage: StageRun) -> Outcome:
     """`best.jsonl.gz` and `drawn.jsonl.gz`, conversations of the same questions; `selection.json`: the pass rates."""
     settings, seed = stage.recipe.offline, stage.recipe.seed
     policies = [made for made in stage.inputs.values() if made.manifest.result.stage == "rollouts"]
-    answers_of = {policy.instance: candidates_of(policy, settings.weights) for policy in policies}
-    mine = answers_of[stage.input_named(f"rollouts-{FINE_TUNED}").instance]  # of the model that learns
+    learner = stage.input_named(f"rollouts-{FINE_TUNED}").instance
+    scored = {learner: read_rewards(stage.input_named("scores").folder / REWARDS_FILE)} if settings.weights.reward else {}
+    answers_of = {policy.instance: candidates_of(policy, settings.weights, scored.get(policy.instance)) for policy in policies}
+    mine = answers_of[learner]
     rates = {}
     for prompt in mine:
         right = [candidate.scores.accuracy for answers in answers_of.values() for candidate in answers[prompt]]
@@ -56,12 +58,16 @@ def run(stage: StageRun) -> Outcome:
     )
 
 
-def candidates_of(policy: Input, weights: ScoreWeights) -> dict[str, list[Candidate]]:
-    """Answers by question, in the order they were asked."""
+def candidates_of(
+    policy: Input, weights: ScoreWeights, rewards: Mapping[tuple[str, int], float] | None = None
+) -> dict[str, list[Candidate]]:
+    """Answers by question, in the order they were asked; `rewards` are a reward model's scores of them."""
     found: dict[str, list[Candidate]] = {}
     with (policy.folder / SCORED_FILE).open(encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             scores = Scores(**row["scores"])
+            if rewards is not None:
+                scores = replace(scores, reward=rewards[row["prompt"], row["number"]])
             facts = (row["text"], scores, scores.total(weights), row["log_prob"], row["tokens"])
             found.setdefault(row["prompt"], []).append(Candidate(row["prompt"], row["number"], *facts))
     return found

@@ -89,6 +89,7 @@ class ScoreWeights:
     accuracy: float = key(1.0, "a verifier calls it right", low=0)
     fluency: float = key(0.1, "it ended by itself and does not repeat itself", low=0)
     safety: float = key(1.0, "it holds nothing forbidden", low=0)
+    reward: float = key(0.0, "a reward model prefers it to the answer on record; above 0 there must be one", low=0)
 
 
 @dataclass
@@ -143,6 +144,27 @@ class Rollouts:
 
 
 @dataclass
+class RewardTraining(Training):
+    """A training of the reward model on pairs of sequences, in its Hugging Face form through DeepSpeed.
+
+    In every budget a pair counts `sequence_length` tokens, so that a step takes batch_tokens / sequence_length pairs.
+    """
+
+    token_budget: int = key(0, "tokens trained in all; 0: nothing is trained", unit=Unit.TOKENS, low=0)
+    sequence_length: int = key(
+        16_384,
+        "tokens of a sequence (prompt, one answer, prompt, another), at most; prompts that do not fit lose their beginnings",
+        unit=Unit.TOKENS,
+        low=8,
+    )
+    batch_tokens: int = key(0, "tokens a step; 0: what POLAR's law says of model and budget", unit=Unit.TOKENS, low=0)
+    lr: float = key(0.0, "peak learning rate; 0: what POLAR's law says of model and budget", low=0, high=1)
+    min_lr: float = key(0.0, "learning rate at the end of the decay", low=0, high=1)
+    warmup_tokens: int = key(0, "tokens over which the learning rate rises from zero", unit=Unit.TOKENS, low=0)
+    zero: Zero = key(Zero(), "what the data ranks keep a part of each")
+
+
+@dataclass
 class Reward:
     """Texts that the recipe's models write behind shared prefixes, by which a reward model learns to tell policies apart (POLAR).
 
@@ -160,3 +182,10 @@ class Reward:
     max_new_tokens: int = key(4096, "tokens a text, at most", unit=Unit.TOKENS, above=0)
     shortest_text: int = key(48, "tokens by which policies can be told apart; shorter texts are dropped", unit=Unit.TOKENS, low=2)
     shared: float = key(0.5, "share of a text that another may begin with; beyond it they are copies and dropped", low=0, high=1)
+    pretrain: RewardTraining = key(RewardTraining(), "training on the roster's triples, from the last milestone's weights")
+    tune: RewardTraining = key(
+        RewardTraining(), "fine-tuning on ranks: an answer on record, and two of models' own to its question"
+    )
+    ranks_a_question: int = key(4, "ranks made of the answers to a question of offline RL, at most", low=1)
+    ranks_aside: float = key(0.1, "share of the questions whose ranks are measured and not learnt", above=0, high=0.5)
+    without_pretraining: bool = key(False, "also fine-tune the control that was not trained on triples")

@@ -6,9 +6,10 @@ Nothing here says where it runs (that is `site.py`). `config/README.md` is gener
 from dataclasses import dataclass
 from typing import Any
 
+from athanor.recipe.law import by_law
 from athanor.recipe.schema.choices import DocumentFormat, Precision, PreferenceKind, SourceKind, Suite
 from athanor.recipe.schema.keys import key
-from athanor.recipe.schema.post_training import Offline, Preference, Reward, Rollouts, Sft
+from athanor.recipe.schema.post_training import Offline, Preference, Reward, RewardTraining, Rollouts, Sft
 from athanor.recipe.schema.training import Model, Pretrain, Training
 from athanor.recipe.units import Unit
 
@@ -99,7 +100,16 @@ class Recipe:
         tuned = {"sft": self.sft} if self.sft.tasks else {}
         offline = {"offline": self.offline} if self.learns_offline else {}
         preferring = {"preference": self.preference} if self.learns_preferences else {}
-        return {"pretrain": self.pretrain, **tuned, **offline, **preferring}
+        return {"pretrain": self.pretrain, **tuned, **offline, **preferring, **self.reward_trainings()}
+
+    def reward_trainings(self) -> dict[str, RewardTraining]:
+        """Those of the reward model, by section, with the law's settings where the recipe leaves them open."""
+        sections = {"reward.pretrain": self.reward.pretrain, "reward.tune": self.reward.tune}
+        return {
+            name: by_law(settings, self.model, self.pretrain.token_budget)
+            for name, settings in sections.items()
+            if settings.token_budget
+        }
 
     @property
     def learns_offline(self) -> bool:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from athanor.artifacts.run import StageError
 from athanor.rewards.polar.model import load_reward_model, saved_marks
 from athanor.rewards.polar.pairs import padded
 from athanor.rewards.polar.template import Item, without_thoughts
+from athanor.rewards.polar.triples import Triple
 
 SCHEMA_VERSION = 1
 TOKENS_AT_ONCE = 16_384
@@ -45,6 +48,14 @@ class Scorer:
     def score_items(self, items: Sequence[Item]) -> list[float]:
         """The reward of each item."""
         return self.score([self.encode(item) for item in items])
+
+    def score_triples(self, triples: Sequence[Triple]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The rewards of the candidates and of the others [triples], each beside its reference."""
+        template = self._marked.template
+        rows = [template.sequence(t.prefix, t.reference, t.candidate) for t in triples]
+        rows += [template.sequence(t.prefix, t.reference, t.other) for t in triples]
+        scores = np.array(self.score(rows))
+        return scores[: len(triples)], scores[len(triples) :]
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Sequence[int]]) -> list[float]:

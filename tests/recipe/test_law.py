@@ -2,7 +2,7 @@
 
 import pytest
 
-from athanor.rewards.polar.law import advice
+from athanor.recipe.law import advice
 
 
 @pytest.mark.parametrize(
