@@ -5,12 +5,15 @@ training and test, draws which policies continue which prefixes, and trains a re
 core. Prefixes of training and test are of different files. Measured on the test's triples: the share ranked right, with a
 bootstrap's 95 % interval over prefixes, for the model and for bigrams, embeddings of the untrained encoder and length. Aims:
 in every seed at least MARGIN above the best of these; with labels shuffled no better than chance; the test loss with all
-training families below the one with FEW_FAMILIES, at as many prefixes and steps. Then callers load a server.
+training families below the one with FEW_FAMILIES, at as many prefixes and steps. Then the model and, as its control, the base
+are fine-tuned on ranks of answers, and choose the best of N answers to problems that nothing was trained on: the share that a
+verifier calls right, beside any of N and a right one wherever there is one (polar_downstream.py; no aim, since the paper has
+none). Last, callers load a server.
 
-    python benchmarks/polar.py [--quick] [--json FILE] [--seed N] [--keep FOLDER]
+    python benchmarks/polar.py [--quick] [--json FILE] [--seed N] [--seeds N] [--keep FOLDER]
 
-`--quick` is one seed without the control and the second roster. `--keep` keeps policies, texts and figures in FOLDER, from which
-a run that was cut off goes on.
+`--quick` is one seed without the shuffled labels and the second roster. `--keep` keeps policies, texts and figures in FOLDER,
+from which a run that was cut off goes on. Seed 0 is the one that the learning rate was chosen by; the first is 1.
 """
 
 import argparse
@@ -25,12 +28,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import urllib3
+from polar_downstream import ASKED, RANKED, TAUGHT, bounds, chosen, problems, ranks_of, teach, try_all
 from polar_policies import Corpus, Documents, Scale, read_corpus, write_base, write_family, write_triples
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -39,6 +44,7 @@ from athanor.rewards.polar.baselines import Embeddings, bigrams, length
 from athanor.rewards.polar.client import ScoringClient
 from athanor.rewards.polar.model import marked_tokenizer, reward_model, write_reward_model
 from athanor.rewards.polar.pairs import TripleReader, bradley_terry, pair_loss
+from athanor.rewards.polar.ranks import rank_triples
 from athanor.rewards.polar.roster import Policy, divide, draw
 from athanor.rewards.polar.scoring import Scorer
 from athanor.rewards.polar.template import Item
@@ -49,6 +55,8 @@ FAMILIES, TEST_FAMILIES, FEW_FAMILIES = 24, 7, 2
 TRAIN_PREFIXES, TEST_PREFIXES = 4000, 500
 KEEP_EVERY = 50  # steps
 PAIRS, STEPS, LR, LONGEST = 32, 600, 1e-3, 192  # a step; steps; peak; tokens of a sequence
+TUNING_STEPS = 150  # of fine-tuning, with and without pre-training
+ALL, ESSENTIAL = ("trained", "downstream", "few", "shuffled"), ("trained", "downstream")
 CALLERS, REQUESTS, ITEMS = 4, 50, 4  # threads; requests each; items a request
 
 
@@ -70,7 +78,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
+    parser.add_argument("--seed", type=int, default=1, help="the first of them")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -78,8 +87,9 @@ def main() -> int:
     set_verbosity_error()
     with tempfile.TemporaryDirectory() as temporary:
         world = make_world(arguments.keep or Path(temporary))
-        seeds = range(arguments.seed, arguments.seed + (1 if arguments.quick else SEEDS))
-        found = {str(seed): measure(world, seed, quick=arguments.quick or seed > arguments.seed) for seed in seeds}
+        seeds = range(arguments.seed, arguments.seed + (1 if arguments.quick else arguments.seeds))
+        for parts in (ESSENTIAL,) if arguments.quick else (ESSENTIAL, ALL):
+            found = {str(seed): measure(world, seed, parts) for seed in seeds}
         latency = load_server(world.folder / f"reward-{arguments.seed}", world.folder)
     print_table(found)
     missed = judge(found)
@@ -108,8 +118,8 @@ def make_world(folder: Path) -> World:
     return World(folder, corpus, scale, policies, models, train, test)
 
 
-def measure(world: World, seed: int, *, quick: bool) -> dict[str, Any]:
-    """Accuracies and losses on the test's policies, by what was measured."""
+def measure(world: World, seed: int, parts: Sequence[str]) -> dict[str, Any]:
+    """Accuracies and losses on the test's policies, by what was measured; and what is chosen downstream."""
     path = world.folder / f"figures-{seed}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     roster = divide(world.policies, TEST_FAMILIES, seed)
@@ -118,17 +128,43 @@ def measure(world: World, seed: int, *, quick: bool) -> dict[str, Any]:
     if "baselines" not in known:
         known["baselines"] = {name: asdict(rate) for name, rate in baselines(world, test).items()}
         known["triples"] = [len(train), len(test)]
-    work = {"trained": (train, 0.0)}
-    if not quick:
-        families = sorted({policy.family for policy in roster.train})[:FEW_FAMILIES]
-        few = [policy for policy in roster.train if policy.family in families]
-        work["few"] = (texts(world, few, world.train, f"few-{seed}", seed), 0.0)
-        work["shuffled"] = (train, 0.5)
-    for name, (triples, turned) in work.items():
-        if name not in known:
-            known[name] = learn(world, triples, test, turned, seed, name)
+    base, reward = world.folder / "base", world.folder / f"reward-{seed}"
+    for part in (part for part in parts if part not in known):
+        if part == "downstream":
+            known[part] = downstream(world, {"pretrained": reward, "alone": base}, seed)
+        elif part == "few":
+            families = sorted({policy.family for policy in roster.train})[:FEW_FAMILIES]
+            few = [policy for policy in roster.train if policy.family in families]
+            some = texts(world, few, world.train, f"few-{seed}", seed)
+            known[part] = learn(world, Lesson(part, base, some), test, seed)
+        else:
+            wrong = np.random.default_rng(seed).random(len(train)) < (0.5 if part == "shuffled" else 0.0)
+            labelled = [turn(triple) if is_wrong else triple for triple, is_wrong in zip(train, wrong, strict=True)]
+            known[part] = learn(world, Lesson(part, base, labelled), test, seed)
+            if part == "trained":
+                (world.folder / f"{part}-{seed}").rename(reward)
         path.write_text(json.dumps(known, indent=1))
     return known
+
+
+def downstream(world: World, backbones: dict[str, Path], seed: int) -> dict[str, Any]:
+    """Fine-tune every backbone on the same ranks; what each chooses of N answers to problems that nothing was trained on."""
+    kinds = [problems(begin, end, seed) for begin, end in pairwise(accumulate([0, TAUGHT, RANKED, ASKED]))]
+    policy = world.folder / f"answers-{seed}"
+    teach(world.folder / "base", policy, kinds[0], seed)
+    ranked, asked = (
+        try_all(policy, some, policy / name, seed) for name, some in zip(("ranked", "asked"), kinds[1:], strict=True)
+    )
+    held_out = ranks_of(asked, seed)
+    found = bounds(asked)
+    for name, backbone in backbones.items():
+        marked = marked_tokenizer(backbone, LONGEST, fine_tuned=True)
+        to_learn, to_test = (list(rank_triples(ranks, marked.tokenizer)) for ranks in (ranks_of(ranked, seed), held_out))
+        lesson = Lesson(f"tuned-{name}", backbone, to_learn, fine_tuned=True, steps=TUNING_STEPS)
+        learnt = learn(world, lesson, to_test, seed)
+        found[name] = {**learnt, **chosen(world.folder / f"tuned-{name}-{seed}", asked, held_out)}
+    found["ranks"] = [len(ranks_of(ranked, seed)), len(held_out)]
+    return found
 
 
 def texts(world: World, policies: Sequence[Policy], documents: Documents, label: str, seed: int) -> list[Triple]:
@@ -150,20 +186,29 @@ def rate_of(won: Any, test: Sequence[Triple]) -> Accuracy:
     return accuracy(won, [triple.prefix_id for triple in test], seed=0)
 
 
-def learn(world: World, train: Sequence[Triple], test: Sequence[Triple], turned: float, seed: int, name: str) -> dict[str, Any]:
-    """Train from the base; a share `turned` of the triples has its labels the wrong way. Accuracy and loss on `test`."""
+@dataclass(frozen=True)
+class Lesson:
+    """What a reward model learns, from which folder on."""
+
+    name: str
+    backbone: Path
+    triples: Sequence[Triple]
+    fine_tuned: bool = False
+    steps: int = STEPS
+
+
+def learn(world: World, lesson: Lesson, test: Sequence[Triple], seed: int) -> dict[str, Any]:
+    """Train a reward model into the folder NAME-SEED. Its accuracy and loss on `test`."""
     began = time.process_time()
-    marked = marked_tokenizer(world.folder / "base", LONGEST, fine_tuned=False)
-    model: Any = reward_model(world.folder / "base", marked, seed)
-    wrong = np.random.default_rng(seed).random(len(train)) < turned
-    labelled = [turn(triple) if is_wrong else triple for triple, is_wrong in zip(train, wrong, strict=True)]
-    reader = TripleReader(labelled, marked.template, marked.padding, seed)
+    marked = marked_tokenizer(lesson.backbone, LONGEST, fine_tuned=lesson.fine_tuned)
+    model: Any = reward_model(lesson.backbone, marked, seed)
+    reader = TripleReader(lesson.triples, marked.template, marked.padding, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.1)
-    kept = world.folder / f"{name}-{seed}.pt"
+    kept = world.folder / f"{lesson.name}-{seed}.pt"
     done, spent = _go_on(kept, model, optimizer)
-    for step in range(done, STEPS):
+    for step in range(done, lesson.steps):
         for group in optimizer.param_groups:
-            group["lr"] = LR * min(1, (step + 1) / 50) * max(0.05, 1 - step / STEPS)
+            group["lr"] = LR * min(1, (step + 1) / 50) * max(0.05, 1 - step / lesson.steps)
         optimizer.zero_grad()
         pair_loss(model, reader.batch(range(step * PAIRS, (step + 1) * PAIRS))).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -175,11 +220,9 @@ def learn(world: World, train: Sequence[Triple], test: Sequence[Triple], turned:
         parts = [range(at, min(at + 64, len(test))) for at in range(0, len(test), 64)]
         scores = [model(**held_out.batch(part).tensors).logits[:, 0].double().chunk(2) for part in parts]
     winners, losers = (torch.cat(side) for side in zip(*scores, strict=True))
-    if name == "trained":
-        write_reward_model(model, model.state_dict(), world.folder / f"reward-{seed}", marked)
-    rate = rate_of(wins(winners.numpy(), losers.numpy()), test)
+    write_reward_model(model, model.state_dict(), world.folder / f"{lesson.name}-{seed}", marked)
     return {
-        **asdict(rate),
+        **asdict(rate_of(wins(winners.numpy(), losers.numpy()), test)),
         "loss": float(bradley_terry(winners, losers).mean()),
         "core_seconds": spent + time.process_time() - began,
     }
@@ -247,6 +290,14 @@ def print_table(found: dict[str, Any]) -> None:
         for name, row in rows.items():
             loss = f"{row['loss']:.4f}" if "loss" in row else ""
             print(f"| {seed} | {name} | {row['rate']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {loss} |")
+    print("\n| seed | chosen of N by | right | 95 % | held-out ranks in order | 95 % | loss |\n|---|---|---:|---|---:|---|---:|")
+    for seed, known in found.items():
+        for name, row in known["downstream"].items():
+            if name == "ranks":
+                continue
+            best, order = row.get("best_of_n", row), row.get("ranks")
+            said = f"{order['rate']:.3f} | {order['low']:.3f} to {order['high']:.3f} | {row['loss']:.4f}" if order else "| |"
+            print(f"| {seed} | {name} | {best['rate']:.3f} | {best['low']:.3f} to {best['high']:.3f} | {said} |")
 
 
 def judge(found: dict[str, Any]) -> bool:
