@@ -28,10 +28,10 @@ from typing import Any
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.lifecycle.post_training import with_fine_tuning
+from tests.lifecycle.post_training import with_reward_model
 from tests.lifecycle.project import Project
 
-STAGES = ("sft", "rollouts", "offline", "preference")
+STAGES = ("sft", "rollouts", "offline", "preference", "trajectories", "reward_pretrain", "reward_tune", "score")
 KILLS, QUICK_KILLS = 50, 8
 POLL_SECONDS = 0.02
 STARTS = 40  # of one campaign: more means that it does not come forward
@@ -62,13 +62,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         pretrained = Project.make(Path(scratch) / "pretrained")
         _finish(pretrained)
-        undisturbed = with_fine_tuning(pretrained.copy(Path(scratch) / "undisturbed"))
+        undisturbed = with_reward_model(pretrained.copy(Path(scratch) / "undisturbed"))
         _finish(undisturbed)
         seconds = {stage: _seconds(undisturbed, stage) for stage in stages}
         campaign = 0
         while any(row.kills < share for row in rows.values()):
             campaign += 1
-            project = with_fine_tuning(pretrained.copy(Path(scratch) / f"struck-{campaign}"))
+            project = with_reward_model(pretrained.copy(Path(scratch) / f"struck-{campaign}"))
             _strike(project, rows, share, seconds, chance)
             wrong += _compare(project, undisturbed, rows, pretrained)
             told = ", ".join(f"{row.stage} {row.kills}" for row in rows.values())

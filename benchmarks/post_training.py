@@ -65,7 +65,7 @@ def recipe(seed: int, quick: bool) -> dict[str, Any]:
     data["data"]["held_out_fraction"] = 0.1
     for name in FAMILIES:
         data["data"]["sources"][name]["items"] = 8000
-    data["pretrain"] |= {"milestone_tokens": [], "shuffled_control": False}
+    data["pretrain"] |= {"milestone_tokens": [], "average": 0, "shuffled_control": False}
     data["evaluate"] = {"suites": ["held_out_perplexity"], "limit": 10}
     sft = data["sft"]
     sft["tasks"] = {name: sft["tasks"][name] for name in FAMILIES}
@@ -76,7 +76,8 @@ def recipe(seed: int, quick: bool) -> dict[str, Any]:
     del sft["search"]
     data["offline"] |= {"prompts": 250 if quick else 1000, "filter": {"floor": 0.5}, "token_budget": offline}
     data["offline"] |= {"decay_tokens": offline // 2, "warmup_tokens": offline // 10, "validate_every_tokens": offline}
-    data["offline"] |= {"checkpoint": {"every_tokens": offline // 2}}
+    data["offline"] |= {"checkpoint": {"every_tokens": offline // 2}, "weights": {"reward": 0}}
+    data["reward"] = {"prefixes": 0}  # without a milestone its roster would be too small
     return data
 
 

@@ -1,5 +1,7 @@
 """What a project's campaign goes on with behind pretraining, at its smallest: conversations, offline RL, preferences."""
 
+from collections.abc import Mapping
+
 from tests.lifecycle.project import Project, recipe
 
 SFT = {
@@ -53,6 +55,25 @@ PREFERENCE = {
     "parallel": {"ranks": 2, "micro_batch_size": 2},
     "checkpoint": {"every_tokens": 1024},
 }
+# For a roster of four: the fine-tuned model's control is the last.
+SHUFFLED = {**SFT, "shuffled_control": True}
+ON_PAIRS = {
+    "token_budget": 2048,
+    "sequence_length": 64,
+    "batch_tokens": 256,
+    "lr": 1e-3,
+    "parallel": {"ranks": 2, "micro_batch_size": 2},
+    "checkpoint": {"every_tokens": 512},
+}
+REWARD = {
+    "prefixes": 48,
+    "test_prefixes": 24,
+    "longest_prefix": 6,
+    "max_new_tokens": 16,
+    "shortest_text": 4,
+    "pretrain": ON_PAIRS,
+    "tune": ON_PAIRS,
+}
 # Sums of one digit: an answer is right by chance often enough.
 SUMS = {
     "kind": "reasoning_gym",
@@ -69,10 +90,20 @@ SUMS = {
 
 def with_fine_tuning(project: Project) -> Project:
     """The project's campaign goes on with fine-tuning."""
+    return _going_on(project, {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE})
+
+
+def with_reward_model(project: Project) -> Project:
+    """And with a reward model, whose scores count when the best answers are chosen."""
+    offline = {**OFFLINE, "weights": {"reward": 0.5}}
+    return _going_on(project, {"sft": SHUFFLED, "offline": offline, "preference": PREFERENCE, "reward": REWARD})
+
+
+def _going_on(project: Project, sections: Mapping[str, object]) -> Project:
     data = recipe()
     data["data"]["licences_allowed"] = [*data["data"]["licences_allowed"], "Apache-2.0"]
     data["data"]["sources"] = data["data"]["sources"] | {"sums": SUMS}
-    project.write_recipe("tiny", data | {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE})
+    project.write_recipe("tiny", data | sections)
     locked = project.athanor("recipe", "lock", "tiny")
     assert locked.returncode == 0, locked.stderr
     return project
