@@ -11,7 +11,7 @@ from athanor.cluster.commands import Ask
 from athanor.cluster.findings import Finding, error, has_error, ok, warning
 from athanor.cluster.inventory import Inventory, Partition
 from athanor.cluster.jobs import StageJob, batch_script
-from athanor.recipe.graph import TRAINING
+from athanor.recipe.graph import SECTIONS, TRAINING
 from snakemake_executor_plugin_submitit.resources import Request
 
 _TEST_NAME = "athanor-doctor"
@@ -24,7 +24,7 @@ def check_job(job: StageJob, inventory: Inventory, ranks_per_node: int, ask: Ask
     try:
         request = job.request()
     except WorkflowError as wrong:
-        return [error(f"{job.name}: {wrong}", f"change ranks_per_node, or {job.stages[0]}.parallel.ranks of the recipe")]
+        return [error(f"{job.name}: {wrong}", f"change ranks_per_node, or {_section(job)}.parallel.ranks of the recipe")]
     findings = [*check_partition(job, inventory), *check_account(job, inventory)]
     partition = inventory.partition(job.partition)
     if partition is not None and partition.available == "up":
@@ -99,13 +99,18 @@ def check_ranks(job: StageJob, request: Request, ranks_per_node: int, partition:
         advice = f"set ranks_per_node to {gpus}, or {key} to {ranks}: NCCL needs one a rank"
         return [error(f"{job.name}: {ranks} ranks a node share {gpus} GPUs", advice)]
     if ranks < gpus:
-        what = "ranks_per_node" if ranks == ranks_per_node else f"{job.stages[0]}.parallel.ranks of the recipe"
+        what = "ranks_per_node" if ranks == ranks_per_node else f"{_section(job)}.parallel.ranks of the recipe"
         found = f"{job.name}: {ranks} ranks leave {gpus - ranks} of {gpus} GPUs of every node idle"
         return [warning(found, f"set {key} to {ranks}, or {what} to a multiple of {gpus}")]
     if ranks_per_node > there and trains:
         found = f"{job.name}: ranks_per_node is {ranks_per_node}, but nodes of partition {partition.name} have {there} GPUs"
         return [warning(found, f"set ranks_per_node to {there}: recipes with more ranks would find too few GPUs")]
     return []
+
+
+def _section(job: StageJob) -> str:
+    """Of the recipe, that says how many ranks the job's stages have."""
+    return SECTIONS.get(job.stages[0], job.stages[0])
 
 
 def check_account(job: StageJob, inventory: Inventory) -> list[Finding]:
