@@ -152,7 +152,7 @@ class RewardTraining(Training):
 
     token_budget: int = key(0, "tokens trained in all; 0: nothing is trained", unit=Unit.TOKENS, low=0)
     sequence_length: int = key(
-        16_384,
+        128,
         "tokens of a sequence (prompt, one answer, prompt, another), at most; prompts that do not fit lose their beginnings",
         unit=Unit.TOKENS,
         low=8,
