@@ -189,6 +189,15 @@ def test_resources_are_the_stages_over_the_default_over_a_core_and_two_gigabytes
     assert resources(wiring(), "fetch") == plain
 
 
+def test_trainings_of_the_reward_model_have_ranks_of_their_own(furnace: Furnace) -> None:
+    data = with_entries(base())
+    data["reward"]["pretrain"]["parallel"], data["reward"]["tune"]["parallel"] = {"ranks": 8}, {"ranks": 2}
+    furnace.project.write("ranked", data)
+    wired = wiring(recipe="ranked")
+    assert [wired.ranks(stage) for stage in ("reward_pretrain", "reward_tune", "ranks", "score")] == [8, 2, 1, 1]
+    assert wired.resources("reward_pretrain")["hang_seconds"] > 0, "a training marks every step"
+
+
 def test_interface_is_exported_to_jobs_and_environment_overrules_it(furnace: Furnace) -> None:
     site = {"setup": ["umask 002"], "network_interface": "ib0", "environment": {"NCCL_SOCKET_IFNAME": "=ib0,ib1"}}
     furnace.project.write("cluster", site, "sites")
