@@ -7,7 +7,7 @@ train at the best. Beside them what an untrained model and unigrams say. Peak me
 the model, while it trains, measures and saves.
 Aims: AdaLomo keeps at most AIM_STATE of AdamW's state; every rule says more than unigrams.
 
-    python benchmarks/optimizers.py [--quick] [--json FILE] [--seed N]
+    python benchmarks/optimizers.py [--quick] [--json FILE] [--seed N] [--tuned FILE]
 """
 
 import argparse
@@ -51,13 +51,20 @@ PROCESSES.set_forkserver_preload(LIBRARIES)
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Of one rule, with one seed."""
+
+    rates: dict[str, float]  # loss by rate
+    rate: float  # the best
+    edge: str  # where that is the last that was allowed
+
+
+@dataclass(frozen=True)
 class Row:
     """One rule."""
 
     name: str
-    rates: dict[str, float]  # loss of the tuning's seed by rate
-    rate: float
-    edge: str  # where the best rate is the last that was allowed
+    tuning: Tuning
     seeds: list[Found]
 
     @property
@@ -77,17 +84,19 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="60 steps, three rates, one seed: whether it runs")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=0, help="of tuning; the next ones are measured")
+    parser.add_argument("--tuned", type=Path, metavar="FILE", help="take the rates that an earlier --json has, and measure alone")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     steps, grid, count = (60, GRID[1:4], 1) if arguments.quick else (STEPS, GRID, SEEDS)
     seeds = range(arguments.seed + 1, arguments.seed + 1 + count)
-    began, rows = time.monotonic(), []
+    began, rows, tuned = time.monotonic(), [], _tuned(arguments.tuned)
     with tempfile.TemporaryDirectory() as scratch:
         corpus = read_corpus()
         corpus.save(Path(scratch) / CORPUS)
         bench = Bench(Path(scratch), steps)
         for name in SETTINGS:
-            rows.append(bench.row(name, grid, arguments.seed, seeds))
+            tuning = tuned.get(name) or bench.tune(name, grid, arguments.seed)
+            rows.append(bench.row(name, tuning, seeds))
             print(f"{name}: {time.monotonic() - began:.0f} s so far", file=sys.stderr, flush=True)
     naive = {"untrained": statistics.fmean(found.untrained for found in rows[0].seeds), "unigrams": corpus.unigrams()}
     missed = tell(rows, naive, f"{steps} steps of {WINDOWS * LENGTH} tokens, {count} seeds, {parameters():,} parameters")
@@ -104,17 +113,20 @@ class Bench:
     def __init__(self, scratch: Path, steps: int) -> None:
         self._scratch, self._steps, self._made = scratch, steps, 0
 
-    def row(self, name: OptimizerName, grid: Sequence[float], tuned: int, seeds: Sequence[int]) -> Row:
-        """Tune with seed `tuned`, then measure."""
-        losses = {rate: self._train(name, rate, tuned).loss for rate in grid}
+    def tune(self, name: OptimizerName, grid: Sequence[float], seed: int) -> Tuning:
+        """The best rate, and what the others came to."""
+        losses = {rate: self._train(name, rate, seed).loss for rate in grid}
         while (best := min(losses, key=losses.__getitem__)) in (min(losses), max(losses)):
             rate = best / GRID_STEP if best == min(losses) else best * GRID_STEP
             if not LOWEST <= rate <= HIGHEST * 1.001:
                 break
-            losses[rate] = self._train(name, rate, tuned).loss
+            losses[rate] = self._train(name, rate, seed).loss
         edge = {min(losses): "lowest", max(losses): "highest"}.get(best, "")
-        told = {f"{rate:.2g}": losses[rate] for rate in sorted(losses)}
-        return Row(name.value, told, best, edge, [self._train(name, best, seed) for seed in seeds])
+        return Tuning({f"{rate:.2g}": losses[rate] for rate in sorted(losses)}, best, edge)
+
+    def row(self, name: OptimizerName, tuning: Tuning, seeds: Sequence[int]) -> Row:
+        """Measure at the best rate."""
+        return Row(name.value, tuning, [self._train(name, tuning.rate, seed) for seed in seeds])
 
     def _train(self, name: OptimizerName, rate: float, seed: int) -> Found:
         self._made += 1
@@ -143,26 +155,37 @@ def _in_process(run: Run) -> None:
 def tell(rows: Sequence[Row], naive: dict[str, float], what: str) -> list[str]:
     """Print the tables; returns the aims that were missed."""
     print(f"{what}; losses in nats a held-out token\n")
-    print("| rule | state, bytes a parameter | peak, MiB | tokens/s | best rate | loss, mean and range |")
+    print("| rule | state, bytes a parameter | peak, MiB | tokens/core-s | best rate | loss, mean and range |")
     print("|---|---:|---:|---:|---:|---:|")
     for row in sorted(rows, key=lambda row: statistics.fmean(row.losses)):
         peak = statistics.median(found.peak_bytes for found in row.seeds) / 2**20
-        speed = statistics.median(found.tokens_per_second for found in row.seeds)
-        rate = f"{row.rate:.2g}{f' ({row.edge})' if row.edge else ''}"
+        speed = statistics.median(found.tokens_per_core_second for found in row.seeds)
+        rate = f"{row.tuning.rate:.2g}{f' ({row.tuning.edge})' if row.tuning.edge else ''}"
         loss = f"{statistics.fmean(row.losses):.3f} ({min(row.losses):.3f} to {max(row.losses):.3f})"
         print(f"| {row.name} | {row.state:.2f} | {peak:.1f} | {speed:,.0f} | {rate} | {loss} |")
     for name, loss in naive.items():
         print(f"| {name} | | | | | {loss:.3f} |")
-    rates = sorted({rate for row in rows for rate in row.rates}, key=float)
+    rates = sorted({rate for row in rows for rate in row.tuning.rates}, key=float)
     print(f"\n| tuning: loss by rate | {' | '.join(rates)} |\n|---|{'---:|' * len(rates)}")
     for row in rows:
-        print(f"| {row.name} | {' | '.join(_cell(row.rates.get(rate, math.nan)) for rate in rates)} |")
+        print(f"| {row.name} | {' | '.join(_cell(row.tuning.rates.get(rate, math.nan)) for rate in rates)} |")
     by_name = {row.name: row for row in rows}
     share = by_name["adalomo"].state / by_name["adamw"].state
     weak = [row.name for row in rows if max(row.losses) >= naive["unigrams"]]
     print(f"\nAdaLomo keeps {share:.3f} of AdamW's state (aim: at most {AIM_STATE}: {'met' if share <= AIM_STATE else 'MISSED'})")
     print(f"every rule below unigrams in every seed: {'MISSED by ' + ', '.join(weak) if weak else 'met'}")
     return [*(["state"] if share > AIM_STATE else []), *(["unigrams"] if weak else [])]
+
+
+def _tuned(path: Path | None) -> dict[str, Tuning]:
+    """By rule."""
+    rows = json.loads(path.read_text())["rows"] if path else []
+    return {row["name"]: Tuning(**{**row["tuning"], "rates": _losses(row["tuning"]["rates"])}) for row in rows}
+
+
+def _losses(rates: dict[str, float | None]) -> dict[str, float]:
+    """A training that ended without numbers is null in JSON."""
+    return {rate: FAILED if loss is None else loss for rate, loss in rates.items()}
 
 
 def _cell(loss: float) -> str:
