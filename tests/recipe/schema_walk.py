@@ -1,9 +1,12 @@
 """Every field of a schema with its place in a file, so that tests need not list keys by hand."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
+
+from athanor.recipe.loading import read_recipe
+from tests.recipe.projects import Project, base, put
 
 INSTANCES = {
     "sources": "prose",
@@ -43,6 +46,15 @@ def with_entries(data: dict[str, Any]) -> dict[str, Any]:
     for section in ("pretrain", "tune"):
         data["reward"][section]["batch_switches"] = [dict(SWITCH)]
     return data
+
+
+def problems_with(project: Project, changes: Mapping[str, Any]) -> list[str]:
+    """What the check says of a recipe with every section, and `changes` by dotted path in it."""
+    data = with_entries(base())
+    for path, value in changes.items():
+        put(data, path, value)
+    project.write("bad", data)
+    return [str(problem) for problem in read_recipe("bad").problems]
 
 
 @dataclass(frozen=True)

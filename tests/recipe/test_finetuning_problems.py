@@ -6,7 +6,7 @@ import pytest
 
 from athanor.recipe.loading import read_recipe
 from tests.recipe.projects import Project, base, put
-from tests.recipe.schema_walk import with_entries
+from tests.recipe.schema_walk import problems_with, with_entries
 
 ONE_TURN = [{"prompts": ["What of {path}?"], "response": "{text}"}]
 GENERATED = {
@@ -175,11 +175,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", PROBLEMS)
 def test_problem_names_key_value_and_way_out(project: Project, case: str) -> None:
     changes, expected = PROBLEMS[case]
-    data = with_entries(base())
-    for path, value in changes.items():
-        put(data, path, value)
-    project.write("bad", data)
-    assert expected in [str(problem) for problem in read_recipe("bad").problems]
+    assert expected in problems_with(project, changes)
 
 
 def test_mixture_without_tasks_is_no_fine_tuning(project: Project) -> None:

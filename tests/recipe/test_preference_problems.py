@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from athanor.recipe.lifecycle import Lifecycle
-from athanor.recipe.loading import read_recipe
 from tests.recipe.projects import Project, base, put
-from tests.recipe.schema_walk import with_entries
+from tests.recipe.schema_walk import problems_with, with_entries
 
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "no answers": (
@@ -71,11 +70,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", PROBLEMS)
 def test_problem_names_key_value_and_way_out(project: Project, case: str) -> None:
     changes, expected = PROBLEMS[case]
-    data = with_entries(base())
-    for path, value in changes.items():
-        put(data, path, value)
-    project.write("bad", data)
-    assert expected in [str(problem) for problem in read_recipe("bad").problems]
+    assert expected in problems_with(project, changes)
 
 
 def test_preferences_are_learnt_from_the_fine_tuned_models_answers_by_the_last_model(project: Project) -> None:

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from athanor.recipe.lifecycle import Lifecycle
-from athanor.recipe.loading import read_recipe
 from athanor.recipe.reward import roster
 from tests.recipe.projects import Project, base, put
-from tests.recipe.schema_walk import with_entries
+from tests.recipe.schema_walk import problems_with, with_entries
 
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "prefixes of no length": ({"reward.shortest_prefix": 20}, "reward.shortest_prefix=20: above reward.longest_prefix=16"),
@@ -87,11 +86,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", PROBLEMS)
 def test_problem_names_key_value_and_way_out(project: Project, case: str) -> None:
     changes, expected = PROBLEMS[case]
-    data = with_entries(base())
-    for path, value in changes.items():
-        put(data, path, value)
-    project.write("bad", data)
-    assert expected in [str(problem) for problem in read_recipe("bad").problems]
+    assert expected in problems_with(project, changes)
 
 
 def test_rates_and_batches_left_open_are_the_laws(project: Project) -> None:
