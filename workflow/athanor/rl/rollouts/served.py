@@ -90,7 +90,8 @@ class ServerEngine:
         with self._lock:
             if self._started != seen:
                 return
-            self._deaths += seen > 0
+            if self._deaths <= DEATHS_IN_A_ROW:  # else this thread comes to know of the last one later than another
+                self._deaths += seen > 0
             if self._deaths > DEATHS_IN_A_ROW:
                 raise StageError(f"the model server died {self._deaths} times without an answer between; see its log")
             self._server.start()
