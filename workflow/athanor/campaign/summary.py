@@ -20,7 +20,7 @@ FACTS = 4  # shown a row
 # Many metrics of one kind are said as one: suffix, how they are put together, what is printed.
 TOLD_TOGETHER: tuple[tuple[str, Callable[[Sequence[float]], float], str], ...] = (
     ("/nats_per_token", fmean, "validation {:.3f} nats/token, mean of {} domains"),
-    ("/nats_per_sample", fmean, "preference loss {:.3f} of pairs not learnt from, mean of {} tasks"),
+    ("/nats_per_sample", fmean, "loss {:.3f} of pairs not learnt from, mean of {} kinds"),
     ("/below_unigram", min, "at least {:.2f} nats below unigram in {} domains"),
     ("/below_shuffled", min, "{:.2f} below the shuffled control"),
     ("/answers_below_base", min, "answers at least {:.2f} nats below the base model in {} tasks"),

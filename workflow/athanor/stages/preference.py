@@ -16,6 +16,7 @@ from athanor.stages.pretrain import failures_so_far
 from athanor.stages.selection import message_of
 from athanor.training.deepspeed.loop import train
 from athanor.training.deepspeed.preference import TokenPair, preference_learning
+from athanor.training.held_out import of_samples
 
 
 def run(stage: StageRun) -> Outcome:
@@ -36,10 +37,7 @@ def run(stage: StageRun) -> Outcome:
     stage.spool.model(
         f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), MODEL_FOLDER, described, source="huggingface"
     )
-    # A pair has no length in bytes, and its loss is not of a token.
-    told = {name: value for name, value in outcome.metrics.items() if not name.endswith("/bits_per_byte")}
-    metrics = {name.replace("nats_per_token", "nats_per_sample"): value for name, value in told.items()}
-    return replace(outcome, counters=counters, metrics=metrics)
+    return replace(outcome, counters=counters, metrics=of_samples(outcome.metrics))
 
 
 @dataclass(frozen=True)
