@@ -13,6 +13,7 @@ from athanor.recipe.schema.post_training import Preference
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.schema.training import Checkpoint, Parallel, Zero
 from athanor.training.checkpoints import FINAL
+from athanor.training.held_out import of_samples
 from tests.training import module_program as program
 from tests.training.module_program import ModuleJob
 from tests.training.recipes import BATCH, recipe
@@ -115,6 +116,11 @@ def test_model_begins_undecided_and_comes_to_prefer_what_was_preferred(
     undecided = {PreferenceKind.DPO: math.log(2), PreferenceKind.KTO: 0.5}[kind]
     assert _validation(learnt[kind], "validation_start.json") == pytest.approx(undecided, abs=1e-6)
     assert _validation(learnt[kind], "validation.json") < 0.95 * undecided
+
+
+def test_losses_of_pairs_are_called_so_in_the_metrics() -> None:
+    found = of_samples({"loss": 1.0, "sums/nats_per_token": 0.5, "sums/bits_per_byte": math.nan})
+    assert found == {"loss": 1.0, "sums/nats_per_sample": 0.5}
 
 
 @pytest.mark.parametrize("kind", KINDS)
