@@ -27,6 +27,17 @@ rule make_triples:
         campaign.command("triples")
 
 
+rule keep_backbone:
+    output:
+        manifest=campaign.manifest("backbone"),
+    log:
+        campaign.log("backbone"),
+    resources:
+        **campaign.resources("backbone"),
+    shell:
+        campaign.command("backbone")
+
+
 rule pretrain_reward_model:
     input:
         campaign.inputs("reward_pretrain"),

@@ -227,6 +227,8 @@ RERUN |= {
     "reward.tune.zero.offload": (True, NOTHING),
     "reward.ranks_a_question": (2, RANKS),
     "reward.ranks_aside": (0.2, RANKS),
+    "reward.backbone": ("models/base", TELL_APART | {"backbone"}),
+    "reward.backbone_sha256": ("d" * 64, NOTHING),  # of no folder
     "reward.without_pretraining": (True, TUNE - SCORE),  # one more model beside the other
     f"{TASK}.source": ("chemistry", CONVERSATIONS),
     f"{TASK}.extract": ("functions", CONVERSATIONS),

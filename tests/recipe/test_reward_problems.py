@@ -47,13 +47,13 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "backbone without a head for scores": (
         {"model.router": "loss_free", "model.shared_experts": 1},
-        "model.router='loss_free': its Hugging Face form (Glm4Moe) has no head for scores; use softmax, or no "
-        "token_budget in reward",
+        "model.router='loss_free': its Hugging Face form (Glm4Moe) has no head for scores; use softmax, or name "
+        "a reward.backbone",
     ),
     "backbone of hundreds of billions": (
         {"model.num_layers": 94, "model.hidden_size": 4096, "model.expert_ffn_size": 1536, "model.num_experts": 128},
-        "model.num_layers=94: the reward model's backbone has 227B weights, and every rank builds all of them in float32; train "
-        "one of at most 16B, in a recipe of its own, or give no token_budget in reward",
+        "model.num_layers=94: the reward model's backbone has 227B weights, and every rank builds all of them in float32; name "
+        "a reward.backbone of at most 16B, or give no token_budget in reward",
     ),
     "model cut by tensor ranks": (
         {"reward.tune.parallel": {"ranks": 2, "tensor": 2}},

@@ -19,7 +19,7 @@ from athanor.rewards.polar.model import marked_tokenizer, reward_model, saved_ma
 from athanor.rewards.polar.pairs import TripleReader, pair_loss
 from tests.data.conftest import input_of
 from tests.rewards.polar.conftest import ranks as ranked
-from tests.rewards.polar.conftest import triples, write_backbone
+from tests.rewards.polar.conftest import triples, write_backbone, write_turned
 from tests.training import reward_program as program
 from tests.training.reward_program import RewardJob
 
@@ -98,6 +98,21 @@ def test_zero_stages_train_experts_alike(trained: RewardJob, inputs: dict[str, I
     job = RewardJob(tmp_path / "run", recipe(stage, token_budget=EARLY * PAIRS * LENGTH), "reward_pretrain", inputs)
     assert program.run(job, 2) == [0, 0], (job.folder / "rank-0.log").read_text()
     assert losses(job) == pytest.approx(losses(trained)[:EARLY], abs=ALIKE, rel=0)
+
+
+def test_backbone_with_a_tokenizer_of_its_own_reads_the_triples_as_texts(
+    trained: RewardJob, inputs: dict[str, Input], tmp_path: Path
+) -> None:
+    """The start again, with its words in the opposite order: other ids, the same texts, the same losses."""
+    turned = made("start", tmp_path / "turned")
+    write_turned(inputs["start"].folder / "model", turned.folder / "model")
+    settings = recipe(token_budget=EARLY * PAIRS * LENGTH)
+    job = RewardJob(tmp_path / "run", settings, "reward_pretrain", {**inputs, "start": turned, "speaker": inputs["start"]})
+    assert program.run(job, 2) == [0, 0], (job.folder / "rank-0.log").read_text()
+    assert losses(job) == pytest.approx(losses(trained)[:EARLY], abs=ALIKE, rel=0)
+    misread = RewardJob(tmp_path / "misread", settings, "reward_pretrain", {**inputs, "start": turned})
+    assert program.run(misread, 2) == [0, 0]
+    assert losses(misread)[:EARLY] != pytest.approx(losses(trained)[:EARLY], abs=100 * ALIKE, rel=0)
 
 
 def test_loop_of_torch_alone_has_the_same_losses(trained: RewardJob, inputs: dict[str, Input]) -> None:

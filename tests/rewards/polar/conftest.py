@@ -1,5 +1,6 @@
 """A small random decoder with its tokenizer, as `export` leaves one, and pairs that a head on it can learn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ PADDING = 1
 def write_backbone(folder: Path, *, experts: int, seed: int = 3) -> Path:
     """Qwen3, or Qwen3-MoE, of 40 words."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
@@ -25,10 +25,31 @@ def write_backbone(folder: Path, *, experts: int, seed: int = 3) -> Path:
     routed = {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **routed)) if experts else Qwen3ForCausalLM(Qwen3Config(**shape))
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="w0"))
+    _write_tokenizer(folder, WORDS)
+    return folder
+
+
+def write_turned(source: Path, folder: Path) -> None:
+    """The model of `source` with its words, all but the first two, in the opposite order."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    order = [0, 1, *range(len(WORDS) - 1, 1, -1)]
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        for weight in (model.get_input_embeddings().weight, model.lm_head.weight):
+            weight.copy_(weight[order].clone())
+    model.save_pretrained(folder)
+    _write_tokenizer(folder, [WORDS[place] for place in order])
+
+
+def _write_tokenizer(folder: Path, words: Sequence[str]) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|pad|>").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Stages `trajectories` and `triples`: one plan for all models, nothing on both sides of the split, the same after a kill."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun, Stopped
 from athanor.data.documents import HELD_OUT_FILE, Document, JsonlWriter, read_documents, training_file
+from athanor.models.folder_files import MODEL_FOLDER, digest
 from athanor.recipe.reward import roster
 from athanor.recipe.schema.post_training import Reward
 from athanor.recipe.schema.recipe import Data, Recipe, Source
 from athanor.recipe.schema.training import Model, Pretrain
 from athanor.rewards.polar.triples import Triple
-from athanor.stages import trajectories, triples
+from athanor.stages import backbone, trajectories, triples
 from athanor.stages.roster import plan, tokenizer_of
 from tests.data.conftest import input_of
 from tests.rewards.polar.conftest import write_backbone
@@ -138,3 +140,21 @@ def test_texts_too_short_for_triples_are_an_error_that_names_the_key(
 ) -> None:
     with pytest.raises(StageError, match=r"none of \d+ triples for train is left \(\d+ short\); lower reward\.shortest_text=20"):
         Campaign(tmp_path, models, documents, shortest_text=20, max_new_tokens=6).make_triples()
+
+
+def test_backbone_is_kept_as_it_was_locked_and_refused_when_it_changed(dense: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(dense, source)
+    locked = digest(source, lambda done, total: None)
+    recipe = Recipe(reward=Reward(backbone=str(source), backbone_sha256=locked))
+    stage = StageRun(recipe, "backbone", "reward", "0" * 16, tmp_path / "kept", {})
+    (stage.folder / MODEL_FOLDER).mkdir(parents=True)
+    (stage.folder / MODEL_FOLDER / ".model.safetensors.writing").write_bytes(b"half")  # of a killed run
+    outcome = backbone.run(stage)
+    assert f"{MODEL_FOLDER}/model.safetensors" in outcome.files
+    assert digest(stage.folder / MODEL_FOLDER, lambda done, total: None) == locked
+    (source / "config.json").write_text((source / "config.json").read_text() + "\n")
+    other = StageRun(recipe, "backbone", "reward", "1" * 16, tmp_path / "other", {})
+    other.folder.mkdir()
+    with pytest.raises(StageError, match=r"reward\.backbone_sha256 is [0-9a-f]{64}: the folder changed"):
+        backbone.run(other)

@@ -13,13 +13,12 @@ from athanor.artifacts.store import download_folder
 from athanor.data.sources import resolve_source
 from athanor.data.sources.cache import DownloadCache
 from athanor.models.folder_files import FolderError, digest
-from athanor.recipe.consistency import floating, start_floats
+from athanor.recipe.consistency import floating
+from athanor.recipe.folders import Folder, folders
 from athanor.recipe.loading import load_site, project_folder, read_recipe
 from athanor.recipe.problems import RecipeError
 from athanor.recipe.schema.recipe import Source
 from athanor.recipe.site import DEFAULT_SITE
-
-START = "pretrain.init_from"
 
 
 def lock(name: str, site: str = DEFAULT_SITE) -> int:
@@ -29,8 +28,8 @@ def lock(name: str, site: str = DEFAULT_SITE) -> int:
     """
     loaded = read_recipe(name)
     open_sources = {key: source for key, source in loaded.recipe.data.sources.items() if floating(source)}
-    open_start = start_floats(loaded.recipe)
-    mended = {f"data.sources.{key}" for key in open_sources} | ({START} if open_start else set())
+    open_folders = [folder for folder in folders(loaded.recipe) if folder.floats]
+    mended = {f"data.sources.{key}" for key in open_sources} | {folder.key for folder in open_folders}
     others = [p for p in loaded.problems if p.key not in mended or "floats" not in p.advice]
     if others:
         raise RecipeError(f"recipe {name}", others)
@@ -41,8 +40,9 @@ def lock(name: str, site: str = DEFAULT_SITE) -> int:
     try:
         if open_sources:
             found["data"] = {"sources": _lock_sources(open_sources, site)}
-        if open_start:
-            found["pretrain"] = {"init_from_sha256": _lock_start(loaded.recipe.pretrain.init_from)}
+        for folder in open_folders:
+            section, _, key = folder.key.partition(".")
+            found.setdefault(section, {})[f"{key}_sha256"] = _lock_folder(folder)
     except (StageError, FolderError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -65,14 +65,14 @@ def _lock_sources(sources: Mapping[str, Source], site: str) -> dict[str, dict[st
     return locked
 
 
-def _lock_start(folder: str) -> str:
+def _lock_folder(folder: Folder) -> str:
     """Hash the folder's weights: minutes for hundreds of gigabytes, so it says how far it is."""
 
     def show(done: int, total: int) -> None:
-        print(f"{START}: {folder}: {done / 1e9:.3g} of {total / 1e9:.3g} GB hashed", file=sys.stderr)
+        print(f"{folder.key}: {folder.path}: {done / 1e9:.3g} of {total / 1e9:.3g} GB hashed", file=sys.stderr)
 
-    sha256 = digest(project_folder() / folder, show)
-    print(f"{START}: {folder} {sha256[:12]}")
+    sha256 = digest(project_folder() / folder.path, show)
+    print(f"{folder.key}: {folder.path} {sha256[:12]}")
     return sha256
 
 

@@ -29,11 +29,7 @@ def digest(path: Path, progress: Callable[[int, int], None]) -> str:
 
     `progress` is told (bytes hashed, bytes in all). Raises FolderError where the index or the weights are not there.
     """
-    problems: list[str] = []
-    names = [CONFIG, INDEX_FILE, *TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES, *weight_files(path, problems)]
-    if problems:
-        raise FolderError(path, problems)
-    files = [path / name for name in sorted(set(names)) if (path / name).is_file()]
+    files = model_files(path)
     total, done, hashed = sum(file.stat().st_size for file in files), 0, hashlib.sha256()
     for file in files:
         progress(done, total)
@@ -43,11 +39,20 @@ def digest(path: Path, progress: Callable[[int, int], None]) -> str:
     return hashed.hexdigest()
 
 
-def require_digest(path: Path, expected: str, progress: Callable[[int, int], None]) -> None:
-    """Raise FolderError where the folder is not what the recipe was locked to."""
+def model_files(path: Path) -> list[Path]:
+    """The files of a folder that decide which model it is, by name. Raises FolderError where index or weights are not there."""
+    problems: list[str] = []
+    names = [CONFIG, INDEX_FILE, *TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES, *weight_files(path, problems)]
+    if problems:
+        raise FolderError(path, problems)
+    return [path / name for name in sorted(set(names)) if (path / name).is_file()]
+
+
+def require_digest(path: Path, expected: str, progress: Callable[[int, int], None], key: str) -> None:
+    """Raise FolderError where the folder is not what the recipe was locked to by `key`_sha256."""
     if (found := digest(path, progress)) != expected:
         advice = "bring back the old files, or run `athanor recipe lock` after taking the old line out of the lock file"
-        problem = f"sha256 of its files is {found}, pretrain.init_from_sha256 is {expected}: the folder changed; {advice}"
+        problem = f"sha256 of its files is {found}, {key}_sha256 is {expected}: the folder changed; {advice}"
         raise FolderError(path, [problem])
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from athanor.recipe.combinations import illegal_combinations
 from athanor.recipe.environments import environments
-from athanor.recipe.families import CONFIG, ConfigError, differences, read_config
 from athanor.recipe.finetuning import illegal_finetuning
+from athanor.recipe.folders import illegal_folders, not_sha256
 from athanor.recipe.generators import illegal_problems, other_versions
 from athanor.recipe.precisions import illegal_export
 from athanor.recipe.preference import illegal_preference
@@ -27,7 +27,12 @@ from athanor.recipe.units import Unit, format_quantity
 def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
     """Every rule the recipe breaks; `project` is where relative paths of local sources start."""
     found = {str(problem): problem for rule in RULES for problem in rule(recipe)}  # one size may fit neither of two sections
-    return [*found.values(), *_missing_files(recipe, project), *other_versions(recipe, project), *_start(recipe, project)]
+    return [
+        *found.values(),
+        *_missing_files(recipe, project),
+        *other_versions(recipe, project),
+        *illegal_folders(recipe, project),
+    ]
 
 
 def _model(r: Recipe) -> Iterator[Problem]:
@@ -100,33 +105,6 @@ def floating(source: Source) -> str:
     return "" if source.sha256 or pinned else "sha256"
 
 
-def start_floats(r: Recipe) -> bool:
-    """Whether it is left open what the folder `pretrain.init_from` holds."""
-    return bool(r.pretrain.init_from) and not r.pretrain.init_from_sha256
-
-
-def _start(r: Recipe, project: Path) -> Iterator[Problem]:
-    """Whether the folder that training starts from is the recipe's model, or a smaller one that grows into it."""
-    p, where = r.pretrain, "pretrain.init_from"
-    if p.init_from_sha256 and not p.init_from:
-        yield Problem(f"{where}_sha256", p.init_from_sha256, f"there is no {where}; leave it out")
-    if not p.init_from:
-        return
-    yield from _not_sha256(f"{where}_sha256", p.init_from_sha256)
-    if start_floats(r):
-        yield Problem(where, p.init_from, f"floats (no sha256); lock it: athanor recipe lock {r.name}")
-    try:
-        described = read_config(project / p.init_from)
-    except ConfigError as error:
-        for problem in error.problems:
-            yield Problem(where, p.init_from, f"{CONFIG}: {problem}")
-        return
-    if not (project / p.init_from / "tokenizer.json").is_file():
-        yield Problem(where, p.init_from, "has no tokenizer.json, and its weights know no other tokenizer; save it there")
-    for key, value, advice in differences(r.model, described.model):
-        yield Problem(f"model.{key}", value, f"{advice} ({where}={p.init_from})")
-
-
 def _sources(r: Recipe) -> Iterator[Problem]:
     if not r.data.sources:
         yield Problem("data.sources", None, "is empty: declare at least one corpus")
@@ -142,13 +120,8 @@ def _sources(r: Recipe) -> Iterator[Problem]:
         elif missing := floating(source):
             named = f"{source.package or source.path} {source.version}".strip()
             yield Problem(where, named, f"floats (no {missing}); lock it: athanor recipe lock {r.name}")
-        yield from _not_sha256(f"{where}.sha256", source.sha256)
+        yield from not_sha256(f"{where}.sha256", source.sha256)
         yield from illegal_problems(where, source)
-
-
-def _not_sha256(where: str, text: str) -> Iterator[Problem]:
-    if text and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
-        yield Problem(where, text, "expected 64 hexadecimal digits")
 
 
 def _suites(r: Recipe) -> Iterator[Problem]:

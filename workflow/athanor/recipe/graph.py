@@ -42,6 +42,7 @@ STAGES: dict[str, Stage] = {
         Stage("trajectories", 1, ("torch", "transformers", "tokenizers", "numpy")),
         Stage("triples", 1, ("torch", "transformers", "tokenizers", "numpy")),
         Stage("ranks", 1, ()),
+        Stage("backbone", 1, ()),
         Stage("reward_pretrain", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
         Stage("reward_tune", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
         Stage("score", 1, ("torch", "transformers", "tokenizers")),

@@ -20,16 +20,20 @@ MOST_WEIGHTS = 16_000_000_000  # of a backbone: every rank builds it whole in fl
 def train_reward_model(r: Recipe, graph: Graph, triples: Artifact | None, rollouts: Mapping[str, Artifact]) -> Artifact | None:
     """The reward model behind the recipe's trainings, which ranks the answers `rollouts` (by name); None without fine-tuning.
 
-    Its backbone is the model that made the triples out of texts.
+    Its backbone is a folder of its own, or the model that made the triples out of texts. A folder has a tokenizer of its own,
+    and the trainings read the triples as texts then, by the tokenizer of the model that made them.
     """
     trainings = r.reward_trainings()
     if triples is None or not trainings:
         return None
-    backbone = triples.upstreams["model"]
+    backbone, texts = triples.upstreams["model"], {}
+    if r.reward.backbone:
+        texts = {"speaker": backbone}
+        backbone = graph.add("backbone", "reward", {"reward.backbone_sha256": r.reward.backbone_sha256}, {})
     starts = {"model": backbone}
     if PRETRAIN in trainings:
         section = _section(r, trainings[PRETRAIN], PRETRAIN)
-        upstreams = {"start": backbone, "triples": triples}
+        upstreams = {"start": backbone, "triples": triples, **texts}
         starts["model"] = graph.add("reward_pretrain", "model", section, upstreams, _packages(trainings[PRETRAIN]))
     if TUNE not in trainings or not rollouts:
         return None
@@ -39,7 +43,7 @@ def train_reward_model(r: Recipe, graph: Graph, triples: Artifact | None, rollou
     section = _section(r, trainings[TUNE], TUNE)
     tuned = {}
     for label, start in starts.items():
-        upstreams = {"start": start, "triples": triples, "ranks": ranks}
+        upstreams = {"start": start, "triples": triples, "ranks": ranks, **texts}
         tuned[label] = graph.add("reward_tune", label, section, upstreams, _packages(trainings[TUNE]))
     return tuned["model"]
 
@@ -72,16 +76,25 @@ def illegal_reward_training(r: Recipe) -> Iterator[Problem]:
     if TUNE in trainings and not r.learns_offline:
         advice = "ranks are made of the answers that offline RL asks for; give offline.mixture and offline.prompts, or use 0"
         yield Problem(f"{TUNE}.token_budget", trainings[TUNE].token_budget, advice)
-    if trainings and r.model.router is Router.LOSS_FREE:
-        advice = "its Hugging Face form (Glm4Moe) has no head for scores; use softmax, or no token_budget in reward"
+    if (w.backbone or w.backbone_sha256) and not trainings:
+        advice = "no reward model is trained; give reward.pretrain or reward.tune a token_budget, or leave it out"
+        yield Problem("reward.backbone", w.backbone, advice)
+    if trainings and not w.backbone and r.model.router is Router.LOSS_FREE:
+        advice = "its Hugging Face form (Glm4Moe) has no head for scores; use softmax, or name a reward.backbone"
         yield Problem("model.router", r.model.router.value, advice)
-    if trainings and (weights := parameters(r.model)) > MOST_WEIGHTS:
-        advice = (
-            f"the reward model's backbone has {weights / 1e9:.3g}B weights, and every rank builds all of them in float32; train "
-            f"one of at most {MOST_WEIGHTS / 1e9:.3g}B, in a recipe of its own, or give no token_budget in reward"
-        )
+    if trainings and not w.backbone and (advice := too_large(parameters(r.model))):
         yield Problem("model.num_layers", r.model.num_layers, advice)
     for section, settings in trainings.items():
         if settings.mixture:
             yield Problem(f"{section}.mixture", list(settings.mixture), "triples and ranks come without sources; leave it out")
         yield from illegal_module_training(settings, settings.zero, section)
+
+
+def too_large(weights: int) -> str:
+    """Why a backbone of so many weights cannot be trained; empty where it can."""
+    if weights <= MOST_WEIGHTS:
+        return ""
+    return (
+        f"the reward model's backbone has {weights / 1e9:.3g}B weights, and every rank builds all of them in float32; name a "
+        f"reward.backbone of at most {MOST_WEIGHTS / 1e9:.3g}B, or give no token_budget in reward"
+    )

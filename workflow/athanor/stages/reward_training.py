@@ -15,8 +15,9 @@ from athanor.rewards.polar.accuracy import Accuracy, accuracy, wins
 from athanor.rewards.polar.model import saved_marks
 from athanor.rewards.polar.ranks import Ranked, rank_triples
 from athanor.rewards.polar.scoring import Scorer
-from athanor.rewards.polar.triples import Triple
+from athanor.rewards.polar.triples import Triple, respell
 from athanor.stages.pretrain import failures_so_far
+from athanor.stages.roster import tokenizer_of
 from athanor.stages.triples import BASELINES_FILE, TEST_FILE
 from athanor.training.deepspeed.loop import train
 from athanor.training.deepspeed.pairs import Start, Triples, reward_training
@@ -60,9 +61,12 @@ def train_on(stage: StageRun, lesson: Lesson) -> Outcome:
 
 
 def triples_of(stage: StageRun, name: str) -> Triples:
-    """A file of stage `triples`, whose token ids are the backbone's."""
+    """A file of stage `triples`. Its token ids are the backbone's, unless that has a tokenizer of its own: then its texts."""
     path = stage.input_named("triples").folder / name
-    return lambda _marked: [_triple(row) for row in _rows(path)]
+    if "speaker" not in stage.inputs:
+        return lambda _marked: [_triple(row) for row in _rows(path)]
+    spoken = tokenizer_of(stage.input_named("speaker").folder / MODEL_FOLDER)
+    return lambda marked: [respell(_triple(row), lambda tokens: str(spoken.decode(tokens)), marked.encode) for row in _rows(path)]
 
 
 def ranks_of(path: Path) -> Triples:

@@ -50,7 +50,7 @@ def _of_the_weights(stage: StageRun) -> Outcome:
             raise Stopped("before the folder was hashed")
 
     try:
-        require_digest(folder, recipe.pretrain.init_from_sha256, hashed)
+        require_digest(folder, recipe.pretrain.init_from_sha256, hashed, "pretrain.init_from")
     except FolderError as error:
         raise StageError(str(error)) from error
     encoder, written = adopt(folder, recipe.tokenizer, recipe.model.vocab_size, stage.folder)

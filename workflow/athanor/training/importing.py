@@ -49,7 +49,7 @@ def import_start(stage: StageRun, recipe: Recipe) -> Outcome:
         plan = plan_import(folder, recipe.model, recipe.seed)
         if lack := no_room(plan, stage.folder):
             raise StageError(f"No space left on device: {lack}")
-        require_digest(source, recipe.pretrain.init_from_sha256, hashed)
+        require_digest(source, recipe.pretrain.init_from_sha256, hashed, "pretrain.init_from")
         write_import(plan, stage.folder, written)
     except (FolderError, ConversionError, SafetensorsError) as error:
         raise StageError(str(error)) from error

@@ -182,7 +182,11 @@ class Reward:
     max_new_tokens: int = key(4096, "tokens a text, at most", unit=Unit.TOKENS, above=0)
     shortest_text: int = key(48, "tokens by which policies can be told apart; shorter texts are dropped", unit=Unit.TOKENS, low=2)
     shared: float = key(0.5, "share of a text that another may begin with; beyond it they are copies and dropped", low=0, high=1)
-    pretrain: RewardTraining = key(RewardTraining(), "training on the roster's triples, from the last milestone's weights")
+    backbone: str = key(
+        "", "Hugging Face folder the reward model starts from, relative to the project; empty: the last milestone's export"
+    )
+    backbone_sha256: str = key("", "sha256 of that folder's files; empty floats until `athanor recipe lock`")
+    pretrain: RewardTraining = key(RewardTraining(), "training on the roster's triples, from the backbone's weights")
     tune: RewardTraining = key(
         RewardTraining(), "fine-tuning on ranks: an answer on record, and two of models' own to its question"
     )

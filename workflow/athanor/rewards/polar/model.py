@@ -26,6 +26,10 @@ class Marked:
     template: Template
     padding: int
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without what the tokenizer would put around it."""
+        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
 
 def marked_tokenizer(folder: Path, longest: int, *, fine_tuned: bool) -> Marked:
     """The tokenizer of `folder`, with the marks added where it lacks them; `longest`: tokens of a sequence.

@@ -6,7 +6,7 @@ ended it), loops (cut to their first turn), and copies (a text that another begi
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from athanor.rewards.polar.prefixes import Continued, Prefix
 from athanor.rewards.polar.roster import Policy
@@ -79,6 +79,21 @@ def equalised(*texts: Text) -> tuple[tuple[int, ...], ...]:
     bare = [_bare(text) for text in texts]
     length = min(map(len, bare))
     return tuple(tokens[:length] for tokens in bare)
+
+
+def respell(triple: Triple, decode: Callable[[list[int]], str], encode: Callable[[str], Sequence[int]]) -> Triple:
+    """The same texts in the token ids of another tokenizer, in which they need not be equally long any more."""
+
+    def spelt(tokens: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(encode(decode(list(tokens))))
+
+    return replace(
+        triple,
+        prefix=spelt(triple.prefix),
+        reference=spelt(triple.reference),
+        candidate=spelt(triple.candidate),
+        other=spelt(triple.other),
+    )
 
 
 def first_turn(tokens: tuple[int, ...]) -> tuple[int, ...]:
