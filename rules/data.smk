@@ -6,6 +6,7 @@ rule fetch_source:
         manifest=campaign.manifest("fetch"),
     log:
         campaign.log("fetch"),
+    priority: campaign.priority("fetch")
     resources:
         **campaign.resources("fetch"),
     shell:
@@ -19,6 +20,7 @@ rule train_tokenizer:
         manifest=campaign.manifest("tokenizer"),
     log:
         campaign.log("tokenizer"),
+    priority: campaign.priority("tokenizer")
     resources:
         **campaign.resources("tokenizer"),
     shell:
@@ -32,6 +34,7 @@ rule tokenize_shard:
         manifest=campaign.manifest("tokenize"),
     log:
         campaign.log("tokenize"),
+    priority: campaign.priority("tokenize")
     resources:
         **campaign.resources("tokenize"),
     shell:
@@ -45,6 +48,7 @@ rule fit_baselines:
         manifest=campaign.manifest("baselines"),
     log:
         campaign.log("baselines"),
+    priority: campaign.priority("baselines")
     resources:
         **campaign.resources("baselines"),
     shell:

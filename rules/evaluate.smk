@@ -8,6 +8,7 @@ rule export_model:
         manifest=campaign.manifest("export"),
     log:
         campaign.log("export"),
+    priority: campaign.priority("export")
     resources:
         **campaign.resources("export"),
     shell:
@@ -21,6 +22,7 @@ rule evaluate_model:
         manifest=campaign.manifest("evaluate"),
     log:
         campaign.log("evaluate"),
+    priority: campaign.priority("evaluate")
     resources:
         **campaign.resources("evaluate"),
     shell:
@@ -54,6 +56,7 @@ rule write_report:
         ),
     log:
         campaign.log("report"),
+    priority: campaign.priority("report")
     resources:
         **campaign.resources("report"),
     shell:

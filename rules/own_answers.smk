@@ -8,6 +8,7 @@ rule roll_out_answers:
         manifest=campaign.manifest("rollouts"),
     log:
         campaign.log("rollouts"),
+    priority: campaign.priority("rollouts")
     resources:
         **campaign.resources("rollouts"),
     shell:
@@ -21,6 +22,7 @@ rule select_answers:
         manifest=campaign.manifest("selection"),
     log:
         campaign.log("selection"),
+    priority: campaign.priority("selection")
     resources:
         **campaign.resources("selection"),
     shell:
@@ -34,6 +36,7 @@ rule learn_offline:
         manifest=campaign.manifest("offline"),
     log:
         campaign.log("offline"),
+    priority: campaign.priority("offline")
     resources:
         **campaign.resources("offline"),
     shell:
@@ -47,6 +50,7 @@ rule pair_answers:
         manifest=campaign.manifest("pairs"),
     log:
         campaign.log("pairs"),
+    priority: campaign.priority("pairs")
     resources:
         **campaign.resources("pairs"),
     shell:
@@ -60,6 +64,7 @@ rule learn_preferences:
         manifest=campaign.manifest("preference"),
     log:
         campaign.log("preference"),
+    priority: campaign.priority("preference")
     resources:
         **campaign.resources("preference"),
     shell:

@@ -6,6 +6,7 @@ rule make_conversations:
         manifest=campaign.manifest("conversations"),
     log:
         campaign.log("conversations"),
+    priority: campaign.priority("conversations")
     resources:
         **campaign.resources("conversations"),
     shell:
@@ -19,6 +20,7 @@ rule pack_conversations:
         manifest=campaign.manifest("pack"),
     log:
         campaign.log("pack"),
+    priority: campaign.priority("pack")
     resources:
         **campaign.resources("pack"),
     shell:
@@ -32,6 +34,7 @@ rule fine_tune_model:
         manifest=campaign.manifest("sft"),
     log:
         campaign.log("sft"),
+    priority: campaign.priority("sft")
     resources:
         **campaign.resources("sft"),
     shell:
@@ -45,6 +48,7 @@ rule average_models:
         manifest=campaign.manifest("average"),
     log:
         campaign.log("average"),
+    priority: campaign.priority("average")
     resources:
         **campaign.resources("average"),
     shell:
@@ -58,6 +62,7 @@ rule answer_questions:
         manifest=campaign.manifest("answers"),
     log:
         campaign.log("answers"),
+    priority: campaign.priority("answers")
     resources:
         **campaign.resources("answers"),
     shell:

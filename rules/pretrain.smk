@@ -6,6 +6,7 @@ rule initialize_model:
         manifest=campaign.manifest("initialize"),
     log:
         campaign.log("initialize"),
+    priority: campaign.priority("initialize")
     resources:
         **campaign.resources("initialize"),
     shell:
@@ -19,6 +20,7 @@ rule pretrain_model:
         manifest=campaign.manifest("pretrain"),
     log:
         campaign.log("pretrain"),
+    priority: campaign.priority("pretrain")
     resources:
         **campaign.resources("pretrain"),
     shell:

@@ -8,6 +8,7 @@ rule write_trajectories:
         manifest=campaign.manifest("trajectories"),
     log:
         campaign.log("trajectories"),
+    priority: campaign.priority("trajectories")
     resources:
         **campaign.resources("trajectories"),
     shell:
@@ -21,6 +22,7 @@ rule make_triples:
         manifest=campaign.manifest("triples"),
     log:
         campaign.log("triples"),
+    priority: campaign.priority("triples")
     resources:
         **campaign.resources("triples"),
     shell:
@@ -32,6 +34,7 @@ rule keep_backbone:
         manifest=campaign.manifest("backbone"),
     log:
         campaign.log("backbone"),
+    priority: campaign.priority("backbone")
     resources:
         **campaign.resources("backbone"),
     shell:
@@ -45,6 +48,7 @@ rule pretrain_reward_model:
         manifest=campaign.manifest("reward_pretrain"),
     log:
         campaign.log("reward_pretrain"),
+    priority: campaign.priority("reward_pretrain")
     resources:
         **campaign.resources("reward_pretrain"),
     shell:
@@ -58,6 +62,7 @@ rule rank_answers:
         manifest=campaign.manifest("ranks"),
     log:
         campaign.log("ranks"),
+    priority: campaign.priority("ranks")
     resources:
         **campaign.resources("ranks"),
     shell:
@@ -71,6 +76,7 @@ rule fine_tune_reward_model:
         manifest=campaign.manifest("reward_tune"),
     log:
         campaign.log("reward_tune"),
+    priority: campaign.priority("reward_tune")
     resources:
         **campaign.resources("reward_tune"),
     shell:
@@ -84,6 +90,7 @@ rule score_answers:
         manifest=campaign.manifest("score"),
     log:
         campaign.log("score"),
+    priority: campaign.priority("score")
     resources:
         **campaign.resources("score"),
     shell:

@@ -72,6 +72,19 @@ def test_rule_of_a_stage_finds_the_inputs_of_each_artifact(furnace: Furnace) -> 
         assert found == [str(wired.campaign.store.manifest_path(upstream)) for upstream in artifact.upstreams.values()]
 
 
+def test_what_the_longest_way_waits_for_goes_first(furnace: Furnace) -> None:
+    wired = wiring()
+
+    def priority(name: str) -> int:
+        artifact = wired.campaign.lifecycle[name]
+        return wired.priority(artifact.stage)(SimpleNamespace(fingerprint=artifact.fingerprint))
+
+    assert priority("report/campaign") == 0
+    assert priority("evaluate/1M") == priority("pretrain/shuffled") == priority("baselines/ngram") == 1
+    assert priority("pretrain/400K") == priority("pretrain/1M") + 1 == priority("export/1M") + 2 == priority("evaluate/1M") + 3
+    assert priority("fetch/prose") == max(map(priority, (artifact.name for artifact in wired.campaign.lifecycle)))
+
+
 def test_output_pattern_matches_the_target(furnace: Furnace) -> None:
     wired = wiring()
     name = "export/1M"

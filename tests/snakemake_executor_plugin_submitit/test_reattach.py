@@ -139,3 +139,17 @@ def test_local_queue_never_uses_more_cores_than_it_may(checkout: Checkout) -> No
     checkout.run_well("--submitit-local-cores", "4")
     assert len(checkout.lines("seen.txt")) == 6
     assert max(int(line) for line in checkout.lines("seen.txt")) <= 2
+
+
+def test_local_queue_starts_what_has_the_highest_priority(checkout: Checkout) -> None:
+    checkout.write("""
+    rule all:
+        input: expand("{name}.txt", name=["low", "none", "high", "middle"])
+
+    rule each:
+        output: "{name}.txt"
+        priority: lambda wildcards: dict(low=1, none=0, high=30, middle=20)[wildcards.name]
+        shell: "echo {wildcards.name} >> order.txt; touch {output}"
+    """)
+    checkout.run_well("--submitit-local-cores", "1")
+    assert checkout.lines("order.txt") == ["high", "middle", "low", "none"]

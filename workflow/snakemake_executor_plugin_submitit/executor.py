@@ -7,7 +7,7 @@ import functools
 import signal
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ class Executor(RemoteExecutor):
         self.driver, self.since = this_process(), time.time()
         self.submitter = Submitter(self.workflow, self.settings, self.kind, self.driver, self.format_job_exec)
         self.running: dict[int, Tracked] = {}
-        self.waiting: deque[Tracked] = deque()  # jobs that wait for this machine's cores, in order
+        self.waiting: list[Tracked] = []  # jobs that wait for this machine's cores, in the order in which they will start
         self._launching = threading.Lock()
         self._storage_warned = False
         poll = _SLURM_POLL_SECONDS if self.cluster is Cluster.SLURM else _LOCAL_POLL_SECONDS
@@ -73,7 +73,7 @@ class Executor(RemoteExecutor):
         for job in jobs:
             self.run_job_pre(job)
         if self.kind is JobKind.LOCAL or self.settings.array_size == 1 or len(jobs) == 1:
-            for job in jobs:
+            for job in sorted(jobs, key=lambda job: -job.priority):
                 self.run_job(job)
             return
         claimed: dict[str, list[Tracked]] = {}
@@ -230,11 +230,11 @@ class Executor(RemoteExecutor):
             self.logger.info(f"Adopted {record} (attempt {verdict.attempt.number}) for rule {tracked.job.name}.")
 
     def _may_start(self, tracked: Tracked) -> bool:
-        """Say whether the machine has room and no earlier job waits for it."""
+        """Say whether the machine has room, and no job of a higher priority, or an earlier one of the same, waits for it."""
         may = (not self.waiting or self.waiting[0] is tracked) and self.queue.fits(tracked.request)
         if not may and not tracked.queued:
             tracked.queued = True
-            self.waiting.append(tracked)
+            insort(self.waiting, tracked, key=lambda waiting: -waiting.job.priority)
         return may
 
     def _leave_queue(self, tracked: Tracked) -> None:

@@ -103,7 +103,7 @@ def _devices() -> tuple[str, ...]:
 
 @dataclass
 class LocalQueue:
-    """Keeps local jobs within the machine: first come, first served, a job larger than the machine alone."""
+    """Keeps local jobs within the machine: a job larger than the machine alone."""
 
     machine: Machine
     held: dict[str, tuple[Request, tuple[str, ...]]] = field(default_factory=dict)

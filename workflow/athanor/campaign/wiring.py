@@ -4,7 +4,7 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +35,7 @@ class Wiring:
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
         self._by_path = {artifact.path: artifact for artifact in campaign.lifecycle}
+        self._behind = _stages_behind(campaign.lifecycle)
         self._store = campaign.store.root
 
     @classmethod
@@ -83,6 +84,10 @@ class Wiring:
             return [str(self.campaign.store.manifest_path(upstream)) for upstream in artifact.upstreams.values()]
 
         return manifests
+
+    def priority(self, stage: str) -> Callable[[Any], int]:
+        """How many stages, one behind the other, wait for an artifact: on a full machine the longest way goes first."""
+        return lambda wildcards: self._behind[self._artifact(stage, wildcards).path]
 
     def command(self, stage: str) -> str:
         """The shell command of a stage, with the site's launch prefix and interpreter before it."""
@@ -215,6 +220,16 @@ class Wiring:
                 if value:
                     setattr(merged, key, value)
         return merged
+
+
+def _stages_behind(graph: Iterable[Artifact]) -> dict[str, int]:
+    """The longest chain of artifacts that are made from each, by its path; `graph` in the order they can be made."""
+    behind: dict[str, int] = {}
+    for artifact in reversed([*graph]):
+        longest = behind.setdefault(artifact.path, 0)
+        for upstream in artifact.upstreams.values():
+            behind[upstream.path] = max(behind.get(upstream.path, 0), longest + 1)
+    return behind
 
 
 def _text(show: Callable[[Campaign, TextIO], None], campaign: Campaign) -> str:
