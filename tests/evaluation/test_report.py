@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from athanor.artifacts.files import write_json
 from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, draw_loss, write_figures
+from athanor.evaluation.rankings import chosen_of, read_pair_losses, read_rankings
 from athanor.evaluation.results import (
     CampaignResults,
     CurvePoint,
@@ -163,6 +165,31 @@ def test_fine_tuning_is_told_beside_what_it_must_beat(results: CampaignResults, 
     told = ("Fine-tuning: loss of held-out responses", "0.500 ± 0.090", "0.062", "questions whose best answers")
     assert [text for text in (*told, "names 25%, sums 75%", "+0.750") if text not in page] == []
     assert "Fine-tuning" not in _page(tmp_path / "bare", results)
+
+
+def test_what_pairs_taught_is_read_and_told(results: CampaignResults, tmp_path: Path) -> None:
+    told = {"rate": 0.75, "low": 0.7, "high": 0.8, "triples": 60}
+    bigrams = {"rate": 0.5, "low": 0.45, "high": 0.55, "triples": 60}
+    ranked = {"unseen_policies": told, "ranks_aside": {**told, "rate": 0.625}, "untrained": {"bigrams": bigrams}}
+    write_json(tmp_path / "accuracy.json", ranked)
+    for name, loss in (("validation_start", math.log(2)), ("validation", 0.25)):
+        write_json(tmp_path / f"{name}.json", {"sums": {"nats_per_token": loss, "tokens": 9, "bits_per_byte": None}})
+    rankings = read_rankings("reward_tune/model", tmp_path)
+    chosen = chosen_of("sums", {"right/chosen": 0.375, "right/any": 0.125, "right/possible": 0.5})
+    assert chosen_of("sums", {}) == []
+    paired = replace(results, rankings=rankings, chosen=chosen, pair_losses=read_pair_losses("model", tmp_path))
+    write_results(tmp_path / "results.json", paired)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {(row["ranker"], row["of"]): row["rate"] for row in found["rankings"]} == {
+        ("reward_tune/model", "unseen_policies"): 0.75,
+        ("reward_tune/model", "ranks_aside"): 0.625,
+        ("bigrams", "unseen_policies"): 0.5,
+    }
+    assert found["chosen"] == [{"task": "sums", "chosen": 0.375, "any": 0.125, "possible": 0.5}]
+    assert found["pair_losses"] == [{"model": "model", "task": "sums", "pairs": 9, "before": math.log(2), "behind": 0.25}]
+    page = _page(tmp_path, paired)
+    assert [text for text in ("0.700 to 0.800", "bigrams", "0.375", "0.693", "0.250") if text not in page] == []
+    assert "Reward model" not in _page(tmp_path / "bare", results) and "Preference" not in _page(tmp_path / "bare", results)
 
 
 def _page(folder: Path, results: CampaignResults) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from athanor.artifacts.files import write_json
 from athanor.artifacts.strict_json import number, read_lines
+from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
 from athanor.evaluation.scores import ScoreRow
 
 RESULTS_FILE = "results.json"
@@ -133,6 +134,9 @@ class CampaignResults:
     answers: Sequence[PassRates] = ()
     selected: Sequence[Selected] = ()
     tried: Sequence[Tried] = ()  # the best mixture first
+    rankings: Sequence[Ranking] = ()
+    chosen: Sequence[Chosen] = ()
+    pair_losses: Sequence[PairLoss] = ()
 
     @property
     def final(self) -> Training:
@@ -262,5 +266,8 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "answers": [asdict(rates) for rates in results.answers],
             "selected": [asdict(selected) for selected in results.selected],
             "tried": [{**asdict(tried), "mean": tried.mean} for tried in results.tried],
+            "rankings": [asdict(ranking) for ranking in results.rankings],
+            "chosen": [asdict(chosen) for chosen in results.chosen],
+            "pair_losses": [asdict(loss) for loss in results.pair_losses],
         },
     )

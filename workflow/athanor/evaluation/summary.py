@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from athanor.evaluation.figures import task_label
+from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
 from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss, Tried
 from athanor.evaluation.scores import ScoreRow
 
@@ -42,6 +43,9 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 {_tried(results.tried)}
 {_answers(results.answers)}
 {_selected(results.selected)}
+{_rankings(results.rankings)}
+{_chosen(results.chosen)}
+{_pair_losses(results.pair_losses)}
 <h2>Milestones: held-out loss, nats per token</h2>
 {_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
 <h2>Figures</h2>
@@ -133,6 +137,33 @@ def _selected(tasks: Sequence[Selected]) -> str:
         for t in tasks
     ]
     return f"<h2>Offline RL: questions whose best answers were learnt</h2>\n{_table(head, rows, model_column=2)}"
+
+
+def _rankings(rows: Sequence[Ranking]) -> str:
+    if not rows:
+        return ""
+    cells = [
+        [escape(r.ranker), escape(r.of.replace("_", " ")), f"{r.triples:,}", f"{r.rate:.3f}", f"{r.low:.3f} to {r.high:.3f}"]
+        for r in sorted(rows, key=lambda r: (r.of, -r.rate))
+    ]
+    table = _table(["by", "of", "triples", "ranked right", "95 % interval"], cells, model_column=3)
+    return f"<h2>Reward model: what it has not learnt from</h2>\n{table}"
+
+
+def _chosen(rows: Sequence[Chosen]) -> str:
+    if not rows:
+        return ""
+    cells = [[escape(r.task), *_cells((r.chosen, r.any, r.possible))] for r in rows]
+    table = _table(["task", "its choice is right", "any answer", "a right one where there is one"], cells, model_column=1)
+    return f"<h2>Reward model: the best of several answers</h2>\n{table}"
+
+
+def _pair_losses(rows: Sequence[PairLoss]) -> str:
+    if not rows:
+        return ""
+    cells = [[escape(r.model), escape(r.task), f"{r.pairs:,}", *_cells((r.before, r.behind))] for r in rows]
+    table = _table(["model", "task", "pairs", "loss before", "behind"], cells, model_column=4)
+    return f"<h2>Preference learning: pairs that were not learnt from</h2>\n{table}"
 
 
 def _score_table(rows: Sequence[ScoreRow]) -> str:

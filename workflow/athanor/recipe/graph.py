@@ -47,7 +47,7 @@ STAGES: dict[str, Stage] = {
         Stage("reward_tune", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
         Stage("score", 1, ("torch", "transformers", "tokenizers")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
-        Stage("report", 4, ("matplotlib",)),
+        Stage("report", 5, ("matplotlib",)),
     )
 }
 

@@ -78,5 +78,6 @@ def _lay_out(r: Recipe, graph: Graph) -> None:
         tuned = post_train(r, graph, tokenizer, last, model, judge)
     else:  # milestones alone speak
         tuned, _ = {}, judge({})
-    figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned}
+    judged = {f"{a.stage}-{a.instance}": a for stage in ("reward_pretrain", "reward_tune", "score") for a in graph.of(stage)}
+    figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned, **judged}
     graph.add("report", "campaign", {"name": r.name}, figures)

@@ -1,10 +1,12 @@
 """Join everything a campaign measured into figures, a page and one machine-readable file."""
 
 import json
+from dataclasses import replace
 
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun
 from athanor.evaluation.figures import write_figures
 from athanor.evaluation.ngram import BASELINES_FILE
+from athanor.evaluation.rankings import Chosen, PairLoss, Ranking, chosen_of, read_pair_losses, read_rankings
 from athanor.evaluation.results import (
     RESULTS_FILE,
     ResultsError,
@@ -19,7 +21,7 @@ from athanor.evaluation.results import (
 )
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
-from athanor.recipe.graph import SHUFFLED, UNTRAINED
+from athanor.recipe.graph import FINE_TUNED, SHUFFLED, UNTRAINED
 from athanor.recipe.mixture_search import SEARCH, mixtures
 from athanor.rl.answers import RATES_FILE
 from athanor.rl.selection import SELECTION_FILE
@@ -48,6 +50,7 @@ def run(stage: StageRun) -> Outcome:
     except ResultsError as error:
         raise StageError(str(error)) from error
 
+    results = replace(results, rankings=_rankings(stage), chosen=_chosen(stage), pair_losses=_pair_losses(stage))
     figures = write_figures(stage.folder, results)
     names = {f"{a.manifest.result.stage}/{a.instance}": a.fingerprint for a in stage.inputs.values()}
     write_results(stage.folder / RESULTS_FILE, results)
@@ -65,6 +68,22 @@ def run(stage: StageRun) -> Outcome:
 
 def _of(stage: StageRun, name: str) -> list[Input]:
     return [artifact for artifact in stage.inputs.values() if artifact.manifest.result.stage == name]
+
+
+def _rankings(stage: StageRun) -> list[Ranking]:
+    """Of every training of the reward model; what needs no training once."""
+    trainings = [*_of(stage, "reward_pretrain"), *_of(stage, "reward_tune")]
+    rows = [row for a in trainings for row in read_rankings(f"{a.manifest.result.stage}/{a.instance}", a.folder)]
+    return list(dict.fromkeys(rows))
+
+
+def _chosen(stage: StageRun) -> list[Chosen]:
+    scores = _of(stage, "score")
+    return [row for a in scores for row in chosen_of(a.instance.removesuffix(f"-{FINE_TUNED}"), a.manifest.provenance.metrics)]
+
+
+def _pair_losses(stage: StageRun) -> list[PairLoss]:
+    return [row for a in _of(stage, "preference") for row in read_pair_losses(a.instance, a.folder)]
 
 
 def _training(artifact: Input) -> Training:

@@ -9,8 +9,9 @@ from typing import Any
 
 from athanor.artifacts.files import write_json
 from athanor.artifacts.run import Outcome, StageRun
+from athanor.evaluation.rankings import ACCURACY_FILE, UNSEEN
 from athanor.models.folder_files import MODEL_FOLDER
-from athanor.recipe.graph import SECTIONS
+from athanor.recipe.graph import SECTIONS, UNTRAINED
 from athanor.rewards.polar.accuracy import Accuracy, accuracy, wins
 from athanor.rewards.polar.model import saved_marks
 from athanor.rewards.polar.ranks import Ranked, rank_triples
@@ -22,9 +23,6 @@ from athanor.stages.triples import BASELINES_FILE, TEST_FILE
 from athanor.training.deepspeed.loop import train
 from athanor.training.deepspeed.pairs import Start, Triples, reward_training
 from athanor.training.held_out import of_samples
-
-ACCURACY_FILE = "accuracy.json"
-UNSEEN = "unseen_policies"  # texts of policies that training never saw, behind held-out prefixes
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def train_on(stage: StageRun, lesson: Lesson) -> Outcome:
     rates = {name: _rate(stage, triples) for name, triples in held_out.items()}
     untrained = json.loads((stage.input_named("triples").folder / BASELINES_FILE).read_text())
     told = {name: asdict(rate) for name, rate in rates.items()}
-    write_json(stage.folder / ACCURACY_FILE, {**told, "untrained": untrained})
+    write_json(stage.folder / ACCURACY_FILE, {**told, UNTRAINED: untrained})
     metrics = {f"{name}/accuracy{end}": value for name, rate in rates.items() for end, value in _ends(rate).items()}
     metrics |= {f"{UNSEEN}/untrained/{name}": float(rate["rate"]) for name, rate in untrained.items()}
     step = int(outcome.counters["step"])
