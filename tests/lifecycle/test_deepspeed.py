@@ -1,5 +1,5 @@
-"""A dense campaign whose fine-tuning goes through DeepSpeed: from the exported folder to answers, killed on the way; and one
-beside it that trains adapters on the same base."""
+"""A dense campaign whose fine-tuning and offline RL go through DeepSpeed: from the exported folder to answers, killed on the way;
+and one beside it that trains adapters on the same base."""
 
 import json
 from pathlib import Path
@@ -8,51 +8,45 @@ from typing import Any
 import pytest
 
 from athanor.tracking.destination import Destination
+from tests.lifecycle import post_training
 from tests.lifecycle.project import Project, recipe, wait_until
 
 pytestmark = pytest.mark.slow
 
 ADAPTED = "adapted"
+BETWEEN = (("sft/model", "validation.json"), ("offline/2048", "validation_start.json"))
 
 SFT = {
+    **{key: value for key, value in post_training.SFT.items() if key != "search"},
     "backend": "deepspeed",
     "zero": {"stage": 3},
-    "tasks": {
-        "files": {
-            "source": "prose",
-            "turns": [{"prompts": ["Name {path}", "What is {path}?"], "response": "{name}"}],
-            "taxonomy": ["language", "reading", "recall"],
-        }
-    },
-    "mixture": {"files": 1},
-    "token_budget": 16384,
-    "sequence_length": 64,
-    "batch_tokens": 512,
-    "warmup_tokens": 1024,
-    "validate_every_tokens": 4096,
-    "answers": {"prompts": 8, "samples": 2, "max_new_tokens": 24},
     "parallel": {"ranks": 2},
-    "checkpoint": {"every_tokens": 2048},
 }
+OFFLINE = {**post_training.OFFLINE, "second_model": False, "average": 0, "zero": {"stage": 1}, "parallel": {"ranks": 2}}
+PREFERENCE = {**post_training.PREFERENCE, "token_budget": 2048}
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The whole campaign, whose ranks were killed behind their first save."""
     project = Project.make(tmp_path_factory.mktemp("deepspeed") / "project")
-    _write(project, "tiny", SFT)
+    _write(project, "tiny", {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE})
     driver = project.start_snakemake()
     wait_until(lambda: any(project.store.glob("sft/*/checkpoints/*/state.json")), "a checkpoint")
     assert project.kill_ranks("sft") == 2
+    wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
+    project.kill_ranks("offline")  # none where it has just ended
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
     return project
 
 
-def _write(project: Project, name: str, sft: dict[str, Any]) -> None:
-    small = recipe()
-    small["model"] = {**small["model"], "num_experts": 0}  # type: ignore[dict-item]
-    pretrain = {**small["pretrain"], "token_budget": 8192, "milestone_tokens": [], "parallel": {"micro_batch_size": 4}}  # type: ignore[dict-item]
-    project.write_recipe(name, {**small, "pretrain": pretrain, "sft": sft})
+def _write(project: Project, name: str, sections: dict[str, Any]) -> None:
+    small: dict[str, Any] = recipe()
+    small["data"]["licences_allowed"].append("Apache-2.0")
+    small["data"]["sources"]["sums"] = post_training.SUMS
+    small["model"] = {**small["model"], "num_experts": 0}
+    pretrain = {**small["pretrain"], "token_budget": 8192, "milestone_tokens": [], "parallel": {"micro_batch_size": 4}}
+    project.write_recipe(name, {**small, "pretrain": pretrain, **sections})
     locked = project.athanor("recipe", "lock", name)
     assert locked.returncode == 0, locked.stderr
 
@@ -61,7 +55,7 @@ def _write(project: Project, name: str, sft: dict[str, Any]) -> None:
 def adapted(tuned: Project) -> Project:
     """A second campaign of the same base, which trains adapters."""
     adapters = {"zero": {"stage": 2}, "token_budget": 8192, "lr": 2e-2, "min_lr": 2e-3, "peft": {"kind": "lora", "rank": 4}}
-    _write(tuned, ADAPTED, {**SFT, **adapters})
+    _write(tuned, ADAPTED, {"sft": {**SFT, "mixture": {"files": 1}, **adapters}})
     assert {name.split("/")[0] for name in tuned.to_run(f"recipe={ADAPTED}")} == {"sft", "export", "answers", "report"}
     done = tuned.snakemake("--config", f"recipe={ADAPTED}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -77,8 +71,34 @@ def test_killed_campaign_ends_whole_with_every_step_once(tuned: Project) -> None
 
 
 def test_report_has_the_tasks_loss_before_and_behind(tuned: Project) -> None:
-    [task] = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["tasks"]
-    assert task["task"] == "files" and task["model"] < task["base"] - 1.0
+    [task, other] = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["tasks"]
+    assert (task["task"], other["task"]) == ("files", "sums")
+    assert task["model"] < task["base"] - 1.0 and other["model"] < other["base"]
+
+
+def test_offline_rl_goes_on_from_the_fine_tuned_weights_through_its_points(tuned: Project) -> None:
+    """In float32, without the exports between, to the end of the budget, every step once; the controls beside it."""
+    steps, folder = [], tuned.folder_of("offline/model")
+    for name in ("offline/2048", "offline/model"):
+        steps += [json.loads(line)["step"] for line in (tuned.folder_of(name) / "curve.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 9))
+    before, behind = (_losses(tuned.folder_of(name), file) for name, file in BETWEEN)
+    assert before == behind, "what fine-tuning left is what offline RL measures first"
+    assert _losses(folder, "validation.json") != before and not (folder / "validation_start.json").exists()
+    upstreams = tuned.manifest("offline/model")["result"]["upstreams"]
+    assert upstreams["start"]["fingerprint"] == tuned.manifest("offline/2048")["result"]["fingerprint"]
+    learnt = {name: tuned.manifest(f"offline/{name}")["result"]["counters"] for name in ("model", "drawn", "more")}
+    assert {counters["tokens"] for counters in learnt.values()} == {4096}, "controls learn as many tokens"
+
+
+def test_models_behind_offline_rl_are_asked_with_its_controls(tuned: Project) -> None:
+    found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
+    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "preference")
+    assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in ("files", "sums")}
+
+
+def _losses(folder: Path, file: str) -> dict[str, float]:
+    return {task: loss["nats_per_token"] for task, loss in json.loads((folder / file).read_text()).items()}
 
 
 def test_exported_folder_loads_chats_and_was_asked(tuned: Project) -> None:

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 
-from athanor.recipe.combinations import ROWS, table
+from athanor.recipe.combinations import BACKEND, ROWS, table
 from athanor.recipe.loading import read_recipe
 from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import with_entries
 
 DOCS = Path(__file__).parents[2] / "docs" / "deepspeed.md"
-NOTHING_BEHIND = {"offline.mixture": {}, "preference.kind": "none", "reward.tune.token_budget": 0}  # which needs Megatron's
-DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0, **NOTHING_BEHIND}
+DENSE = {"sft.backend": "deepspeed", "model.num_experts": 0}
 FUSED = {
     **DENSE,
     "sft.optimizer.name": "adalomo",
@@ -23,11 +22,7 @@ FUSED = {
 }
 # By the row it must break: what to change in the small recipe, and what the key's value is told as.
 BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
-    ("sft.backend", "num_experts"): (
-        {"sft.backend": "deepspeed", **NOTHING_BEHIND},
-        "'deepspeed'",
-    ),
-    ("sft.backend", "offline"): ({**DENSE, "offline.mixture": {"ask": 1}}, "'deepspeed'"),
+    ("sft.backend", "num_experts"): ({"sft.backend": "deepspeed"}, "'deepspeed'"),
     ("sft.parallel.tensor", "tensor"): ({**DENSE, "sft.parallel.tensor": 2, "sft.parallel.ranks": 2}, "2"),
     ("sft.parallel.pipeline", "pipeline"): ({**DENSE, "sft.parallel.pipeline": 2, "sft.parallel.ranks": 2}, "2"),
     ("sft.parallel.overlap", "overlap"): ({**DENSE, "sft.parallel.overlap": True}, "True"),
@@ -72,12 +67,20 @@ def _problems(project: Project, changes: dict[str, Any]) -> list[str]:
     return [str(problem) for problem in read_recipe("bad").problems]
 
 
+def _of(section: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The same of another section, but for the backend, which is fine-tuning's to say."""
+    return {key if key == BACKEND else key.replace("sft.", f"{section}.", 1): value for key, value in changes.items()}
+
+
+@pytest.mark.parametrize("section", ["sft", "offline"])
 @pytest.mark.parametrize("case", BROKEN, ids=" ".join)
-def test_illegal_combination_is_refused_with_reason_and_nearest_choice(project: Project, case: tuple[str, str]) -> None:
+def test_illegal_combination_is_refused_with_reason_and_nearest_choice(
+    project: Project, case: tuple[str, str], section: str
+) -> None:
     key, word = case
-    [row] = [row for row in ROWS if row.key == key and word in row.when]
+    [row] = [row.told(section) for row in ROWS if row.told("sft").key == key and word in row.when]
     changes, value = BROKEN[case]
-    assert _problems(project, changes) == [f"{key}={value}: {row.why}; use {row.use}"]
+    assert _problems(project, _of(section, changes)) == [f"{row.key}={value}: {row.why}; use {row.use}"]
 
 
 def test_every_row_is_broken_by_a_case() -> None:

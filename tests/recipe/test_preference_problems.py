@@ -60,10 +60,6 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         "preference.batch_tokens=2000: not divisible by sequence_length×micro_batch_size×data-parallel ranks=128; "
         "use 1920 or 2048",
     ),
-    "a backend that offline RL has not": (
-        {"sft.backend": "deepspeed"},
-        "preference.kind='dpo': goes on from offline RL, which has no backend deepspeed; use none",
-    ),
 }
 
 

@@ -29,6 +29,7 @@ class ModuleJob:
     stop_after: int = 0  # a sample whose reading asks every rank to stop
     poisoned: int = -1  # a sample whose loss is no number
     steep: int = -1  # a sample whose loss is a number, and its gradient is none
+    earlier: Path | None = None  # the checkpoint of an earlier point, to go on from
     roll_back: bool = False  # start behind the newest checkpoint
 
 
@@ -94,7 +95,8 @@ def _train(job: ModuleJob, stage: StageRun) -> "object":
     if job.recipe.learns_preferences:
         return train(stage, _preference(job, stage))
     task = fine_tuning(settings_of(job), job.zero, job.peft, job.start, Watched, packed_held_out)
-    task = replace(by_domain(task, ("even", "odd"), lambda _, index: ("even", "odd")[index % 2]), end_tokens=job.end_tokens)
+    task = by_domain(task, ("even", "odd"), lambda _, index: ("even", "odd")[index % 2])
+    task = replace(task, end_tokens=job.end_tokens, earlier=job.earlier)
     if (bad := max(job.poisoned, job.steep)) >= 0:
         honest, tokens = task.loss, PackedChains().sample(bad).tokens[:-1]
 

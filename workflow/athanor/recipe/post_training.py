@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from athanor.recipe.fingerprint import flatten
 from athanor.recipe.graph import (
+    ADAPTED,
     AVERAGE,
     EXCHANGED,
     FINE_TUNED,
@@ -21,7 +22,7 @@ from athanor.recipe.graph import (
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
 from athanor.recipe.reward_training import score_answers
 from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Responses
-from athanor.recipe.schema.post_training import Sft
+from athanor.recipe.schema.post_training import Offline, Sft
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import (
     answers_section,
@@ -125,8 +126,9 @@ class _PostTraining:
         return tuned
 
     def _train(self, label: str, settings: Sft, upstreams: Mapping[str, Artifact], **more: str) -> Artifact:
-        section = {**training_section(self.r, settings, "sft", settings.token_budget), **backend_section(settings), **more}
-        return self.graph.add("sft", label, section, upstreams, _packages(settings))
+        section = {**training_section(self.r, settings, "sft", settings.token_budget), **more}
+        section |= backend_section(settings.backend, settings.peft, "sft")
+        return self.graph.add("sft", label, section, upstreams, _packages(settings.backend, settings))
 
     def _search(self, start: Artifact, own: Mapping[str, Artifact]) -> dict[str, Artifact]:
         """A short fine-tuning of every mixture that is tried."""
@@ -174,6 +176,7 @@ class _PostTraining:
         r = self.r
         selections = {f"selection-{task}": self._select(task, rolled, judge, made[task]) for task in r.offline.mixture}
         held_out = _held_out({name: own[name] for name in r.sft.mixture})
+        adapts = r.sft.backend is Backend.DEEPSPEED and r.offline.peft.kind is not PeftKind.NONE
         learnt = {}
         for label, kind in (("model", Responses.BEST), (Responses.DRAWN.value, Responses.DRAWN)):
             if label == "model" or r.offline.controls:
@@ -182,13 +185,20 @@ class _PostTraining:
                 before = start
                 for end in [*points, r.offline.token_budget]:
                     name = label if end == r.offline.token_budget else format_quantity(end, Unit.TOKENS)
-                    section = training_section(r, r.offline, "offline", end)
-                    learnt[name] = before = self.graph.add("offline", name, section, {"start": before, **packs, **held_out})
+                    upstreams = {"start": before, **packs, **held_out}
+                    if adapts and before is not start:
+                        upstreams[ADAPTED] = start  # an earlier point's own folder has its adapter merged already
+                    learnt[name] = before = self._train_offline(name, r.offline, end, upstreams)
         if r.offline.controls:
-            section = training_section(r, replace(r.offline, mixture=r.sft.mixture), "offline", r.offline.token_budget)
-            packs = {name: own[name] for name in r.sft.mixture}
-            learnt[MORE] = self.graph.add("offline", MORE, section, {"start": start, **packs, **held_out})
+            settings, packs = replace(r.offline, mixture=r.sft.mixture), {name: own[name] for name in r.sft.mixture}
+            upstreams = {"start": start, **packs, **held_out}
+            learnt[MORE] = self._train_offline(MORE, settings, r.offline.token_budget, upstreams)
         return learnt, selections
+
+    def _train_offline(self, label: str, settings: Offline, end: int, upstreams: Mapping[str, Artifact]) -> Artifact:
+        backend = self.r.sft.backend
+        section = training_section(self.r, settings, "offline", end) | backend_section(backend, settings.peft, "offline")
+        return self.graph.add("offline", label, section, upstreams, _packages(backend, settings))
 
     def _prefer(
         self, start: Artifact, policy: Artifact, made: Mapping[str, Artifact]
@@ -220,9 +230,9 @@ class _PostTraining:
         }
 
 
-def _packages(settings: Sft) -> tuple[str, ...]:
+def _packages(backend: Backend, settings: Sft | Offline) -> tuple[str, ...]:
     """Those that decide the result instead of Megatron's; none where it trains."""
-    if settings.backend is Backend.MEGATRON:
+    if backend is Backend.MEGATRON:
         return ()
     adapters = () if settings.peft.kind is PeftKind.NONE else ("peft",)
     return (*_packages_of(settings.optimizer.name, OF_DEEPSPEED), *adapters)

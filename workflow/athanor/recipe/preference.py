@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema.choices import Backend, OptimizerName, Precision, PreferenceKind, Recompute, SpikeAction
+from athanor.recipe.schema.choices import OptimizerName, Precision, PreferenceKind, Recompute, SpikeAction
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.schema.training import Training, Zero
 
@@ -18,8 +18,6 @@ def illegal_preference(r: Recipe) -> Iterator[Problem]:
     if not r.learns_offline:
         advice = "pairs are made of the answers that offline RL asks for; give offline.mixture, or use none"
         yield Problem(f"{where}.kind", p.kind.value, advice)
-    if r.sft.backend is Backend.DEEPSPEED:
-        yield Problem(f"{where}.kind", p.kind.value, "goes on from offline RL, which has no backend deepspeed; use none")
     if p.mixture:
         advice = "all pairs of the tasks of offline.mixture are learnt from, each as often; leave it out"
         yield Problem(f"{where}.mixture", list(p.mixture), advice)

@@ -23,9 +23,8 @@ from athanor.recipe.schema.choices import (
     SpikeAction,
     TokenOrder,
 )
-from athanor.recipe.schema.post_training import Sft
 from athanor.recipe.schema.recipe import Recipe, Source
-from athanor.recipe.schema.training import Model, Optimizer, Training
+from athanor.recipe.schema.training import Model, Optimizer, Peft, Training
 
 
 def conversations_section(r: Recipe, name: str) -> dict[str, Any]:
@@ -204,13 +203,13 @@ def evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:
     return {**section, **domains, "max_sequence_length": r.model.max_sequence_length}
 
 
-def backend_section(settings: Sft) -> dict[str, Any]:
-    """What the backend of fine-tuning adds: nothing for Megatron. ZeRO spreads the same step over ranks."""
-    if settings.backend is Backend.MEGATRON:
+def backend_section(backend: Backend, peft: Peft, name: str) -> dict[str, Any]:
+    """What `sft.backend` adds to a training of section `name`: nothing for Megatron. ZeRO spreads the same step over ranks."""
+    if backend is Backend.MEGATRON:
         return {}
-    section: dict[str, Any] = {"sft.backend": settings.backend}
-    if settings.peft.kind is not PeftKind.NONE:
-        section["sft.peft.kind"] = settings.peft.kind
-    if settings.peft.kind in (PeftKind.LORA, PeftKind.DORA):
-        section |= {"sft.peft.rank": settings.peft.rank, "sft.peft.alpha": settings.peft.alpha}
+    section: dict[str, Any] = {"sft.backend": backend}
+    if peft.kind is not PeftKind.NONE:
+        section[f"{name}.peft.kind"] = peft.kind
+    if peft.kind in (PeftKind.LORA, PeftKind.DORA):
+        section |= {f"{name}.peft.rank": peft.rank, f"{name}.peft.alpha": peft.alpha}
     return section

@@ -28,7 +28,7 @@ def illegal_training(r: Recipe) -> Iterator[Problem]:
         yield from illegal_batches(settings, section)
         yield from illegal_precision(r, settings, section)
         yield from _schedule(settings, section)
-        if section != "sft" and settings.optimizer.name is not OptimizerName.ADAMW:
+        if section == "pretrain" and settings.optimizer.name is not OptimizerName.ADAMW:
             advice = "Megatron trains here, whose distributed optimizer is AdamW; use adamw"
             yield Problem(f"{section}.optimizer.name", settings.optimizer.name.value, advice)
         yield from _mixture(settings.mixture, section, known, of)

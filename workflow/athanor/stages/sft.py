@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from athanor.artifacts.run import Outcome, StageRun
+from athanor.artifacts.run import Input, Outcome, StageRun
 from athanor.data.mixture import PackedMixture
 from athanor.data.packing import PackedWindows
 from athanor.data.token_store import read_token_bytes
 from athanor.models.folder_files import MODEL_FOLDER
-from athanor.recipe.graph import HELD_OUT, SECOND, SHUFFLED
+from athanor.recipe.graph import ADAPTED, HELD_OUT, SECOND, SHUFFLED
 from athanor.recipe.mixture_search import SEARCH, settings_of
 from athanor.recipe.schema.choices import Backend, PeftKind
-from athanor.recipe.schema.post_training import Sft
+from athanor.recipe.schema.post_training import Offline, Sft
 from athanor.recipe.schema.training import Training
 from athanor.stages.pack import TRAIN
 from athanor.stages.pretrain import failures_so_far
@@ -33,7 +33,7 @@ def run(stage: StageRun) -> Outcome:
 
 
 def fine_tune(
-    stage: StageRun, settings: Training, mixture: Mapping[str, float], seed: int, responses: str, end_tokens: int = 0
+    stage: StageRun, settings: Sft | Offline, mixture: Mapping[str, float], seed: int, responses: str, end_tokens: int = 0
 ) -> Outcome:
     """Train by `settings` on the packs that `mixture` names, in an order that `seed` decides; to `end_tokens`, 0 for all.
 
@@ -49,11 +49,11 @@ def fine_tune(
         return _held_out(settings, measured, stage.recipe.sft.sequence_length)
 
     learnt = Learnt(settings, end_tokens or settings.token_budget, tuple(mixture), samples, held_out)
-    deepspeed = isinstance(settings, Sft) and settings.backend is Backend.DEEPSPEED
+    deepspeed = stage.recipe.sft.backend is Backend.DEEPSPEED
     outcome = _by_deepspeed(stage, learnt) if deepspeed else _by_megatron(stage, learnt)
     described = {"tokens": outcome.counters["tokens"], "responses": responses}
-    if deepspeed and stage.recipe.sft.peft.kind is not PeftKind.NONE:
-        described |= {"peft": stage.recipe.sft.peft.kind.value, "adapter_of": stage.input_named("start").fingerprint}
+    if deepspeed and settings.peft.kind is not PeftKind.NONE:
+        described |= {"peft": settings.peft.kind.value, "adapter_of": _base(stage).fingerprint}
     path, source = (MODEL_FOLDER, "huggingface") if deepspeed else (FINAL, "megatron")
     stage.spool.model(f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), path, described, source)
     return outcome
@@ -63,7 +63,7 @@ def fine_tune(
 class Learnt:
     """What is learnt by which settings; opened where something is computed."""
 
-    settings: Training
+    settings: Sft | Offline
     end_tokens: int
     domains: tuple[str, ...]
     samples: Callable[[], PackedMixture]
@@ -94,10 +94,19 @@ def _by_deepspeed(stage: StageRun, learnt: Learnt) -> Outcome:
     from athanor.training.deepspeed.language import by_domain, fine_tuning
     from athanor.training.deepspeed.loop import train
 
-    start = stage.input_named("start").folder / MODEL_FOLDER
-    task = fine_tuning(learnt.settings, stage.recipe.sft.zero, stage.recipe.sft.peft, start, learnt.samples, learnt.held_out)
+    settings, before = learnt.settings, stage.input_named("start")
+    task = fine_tuning(
+        settings, settings.zero, settings.peft, _base(stage).folder / MODEL_FOLDER, learnt.samples, learnt.held_out
+    )
     task = by_domain(task, learnt.domains, lambda samples, index: samples.where(index).source)
-    return train(stage, replace(task, failures=lambda: failures_so_far(stage)))
+    earlier = before.folder / FINAL if before.manifest.result.stage == stage.stage else None  # this training's own point
+    going_on = replace(task, end_tokens=learnt.end_tokens, earlier=earlier, failures=lambda: failures_so_far(stage))
+    return train(stage, going_on)
+
+
+def _base(stage: StageRun) -> Input:
+    """Whose folder is trained, or has adapters put beside: an earlier point's own has them merged."""
+    return stage.input_named(ADAPTED if ADAPTED in stage.inputs else "start")
 
 
 def _measured(stage: StageRun, name: str) -> Path:

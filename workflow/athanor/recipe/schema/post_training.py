@@ -61,7 +61,7 @@ class Sft(Training):
 
     backend: Backend = key(
         Backend.MEGATRON,
-        "megatron | deepspeed (dense models; starts from the exported folder and makes one, docs/deepspeed.md)",
+        "megatron | deepspeed (dense models in their Hugging Face form, docs/deepspeed.md); offline RL goes by it, too",
     )
     zero: Zero = key(Zero(), "what the data ranks of backend deepspeed keep a part of each")
     peft: Peft = key(Peft(), "few weights instead of all, for backend deepspeed")
@@ -113,6 +113,8 @@ class Offline(Training):
     weights: ScoreWeights = key(ScoreWeights(), "what makes an answer the best")
     forbidden: list[str] = key([], "regular expressions of what no answer may hold: safety is 0 then")
     controls: bool = key(False, "also train both controls")
+    zero: Zero = key(Zero(), "what the data ranks of backend deepspeed (sft.backend) keep a part of each")
+    peft: Peft = key(Peft(), "few weights instead of all, for backend deepspeed, beside those that fine-tuning left merged")
     milestone_tokens: list[int] = key([], "earlier points whose weights are kept, in tokens", unit=Unit.TOKENS, above=0)
     average: int = key(
         0, "last so many points, the end among them, whose mean weights are asked what was held out; 0: none", low=0

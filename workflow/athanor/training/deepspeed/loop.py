@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from athanor.artifacts.run import Outcome, StageRun, Stopped
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.artifacts.strict_json import number
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.schedules import BatchSizes
 from athanor.training import checkpoints
-from athanor.training.checkpoints import FINAL, Position, State
+from athanor.training.checkpoints import FINAL, Position, State, read_state
 from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
 from athanor.training.deepspeed.curvature import Curvature, refuse_without_labels
 from athanor.training.deepspeed.engine import Engine
@@ -30,7 +30,7 @@ from athanor.training.deepspeed.fused import FusedEngine
 from athanor.training.deepspeed.measuring import measure
 from athanor.training.deepspeed.proving import Prover
 from athanor.training.deepspeed.ranks import Ranks, connected
-from athanor.training.deepspeed.resuming import layout_of, load_newest
+from athanor.training.deepspeed.resuming import layout_of, load_earlier, load_newest
 from athanor.training.deepspeed.task import Batch, BatchReader, Measured, ModuleTask
 from athanor.training.errors import NonFiniteError
 from athanor.training.failures import agreed_node_hours
@@ -93,16 +93,23 @@ class ModuleRun:
         self.interval = Interval(saves, agreed_node_hours(saves, task.failures), len(set(self.ranks.nodes)))
         if stage.roll_back:
             checkpoints.set_newest_aside(stage.folder)
+        self.first = read_state(task.earlier).position if task.earlier else Position()
+        if self.first.tokens >= task.end_tokens:
+            raise StageError(
+                f"{task.earlier} has {self.first.tokens} tokens already, and this point ends at {task.end_tokens}: nothing would "
+                "be trained"
+            )
         self.position, self.saved = self._resume()
         self.curve: Curve | None = None
         if stage.rank == 0:
             if saves.every_tokens:  # else nobody knows what a killed attempt may have lost
                 refuse_to_lose(stage.folder, self.position, saves.every_tokens, self.batch_sizes.largest)
-            self.curve = Curve(stage.folder / CURVE, 0, self.position.step)
+            self.curve = Curve(stage.folder / CURVE, self.first.step, self.position.step)
         self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
 
     def _resume(self) -> tuple[Position, bool]:
-        """Load the newest checkpoint that can be gone on from. Where training goes on, and whether that is a save."""
+        """Load the newest checkpoint that can be gone on from, or else the earlier point's, where there is one. Where training
+        goes on, and whether that is a save of this run."""
         tried: list[Path] = []
 
         def load(save: Path) -> None:
@@ -113,22 +120,26 @@ class ModuleRun:
             return self.prover.contradiction(self.engine, self.batches, state)
 
         found = load_newest(self.stage.folder, self.layout, load, contradiction)
-        if found is None:
-            if tried:  # what was loaded last is none to begin with
-                del self.engine, self.learner.engine
-                self.engine = self.learner.engine = fresh_engine(self.task, self.ranks)
+        if found is None and tried:  # what was loaded last is none to begin with
+            del self.engine, self.learner.engine
+            self.engine = self.learner.engine = fresh_engine(self.task, self.ranks)
+        if found is not None:
+            newest, state = found
+        elif self.task.earlier is not None:
+            newest = self.task.earlier
+            state = load_earlier(newest, self.layout, load, contradiction)
+        else:
             return Position(), False
-        newest, state = found
         self.spikes.resume(state.usual)
         if self.stage.rank == 0:
             print(f"continuing from {newest} at {state.position.tokens} tokens", flush=True)
-        return state.position, True
+        return state.position, found is not None
 
     def to_the_end(self) -> Outcome:
         """All steps that are left, the last validation, the weights, and the result."""
         if not self._at_end():
             held_out = self.task.held_out()
-            if not self.position.step and not (self.stage.folder / START_VALIDATION).is_file():
+            if not self.task.earlier and not self.position.step and not (self.stage.folder / START_VALIDATION).is_file():
                 self._validate(held_out, START_VALIDATION)
             while not self._at_end():
                 self.one_step(held_out)
@@ -281,4 +292,5 @@ class ModuleRun:
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         counters: dict[str, int | str] = {"step": at.step, "tokens": at.tokens, "samples": at.samples}
-        return Outcome((FINAL, CURVE, VALIDATION, START_VALIDATION, MODEL_FOLDER), counters, metrics)
+        start = () if self.task.earlier else (START_VALIDATION,)
+        return Outcome((FINAL, CURVE, VALIDATION, *start, MODEL_FOLDER), counters, metrics)
