@@ -22,6 +22,7 @@ wildcard_constraints:
 include: "rules/data.smk"
 include: "rules/pretrain.smk"
 include: "rules/post_training.smk"
+include: "rules/difficulty.smk"
 include: "rules/own_answers.smk"
 include: "rules/reward.smk"
 include: "rules/evaluate.smk"

@@ -1,5 +1,6 @@
 """Conversations made from records: what is asked and answered, what is left out, and what is held out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from athanor.data.conversations import (
     Conversation,
     Made,
     exchange_responses,
+    other_phrasings,
+    question_of,
     read_conversations,
     write_conversations,
 )
@@ -142,6 +145,33 @@ def test_control_has_the_same_answers_to_other_questions() -> None:
         assert answered != [m for m in c.messages if m["role"] == "assistant"]
     answers = sorted(m["content"] for c in exchanged.values() for m in c.messages if m["role"] == "assistant")
     assert answers == sorted(m["content"] for c in [*one, *two] for m in c.messages if m["role"] == "assistant")
+
+
+def test_control_of_what_is_repeated_has_one_wrong_answer_to_a_question() -> None:
+    once = [Conversation(f"a{i}", _turns(i, 1)) for i in range(20)]
+    again = [replace(c, messages=[{"role": "user", "content": "asked otherwise"}, c.messages[1]], repeat=1) for c in once[:5]]
+    exchanged = list(exchange_responses([*once, *again], seed=5))
+    assert exchanged[:20] == list(exchange_responses(once, seed=5)), "the others are as without repeats"
+    wrong = {c.id: c.messages[1] for c in exchanged[:20]}
+    assert {c.id for c in exchanged[20:]} == {c.id for c in again}
+    for c in exchanged[20:]:
+        assert c.messages == [{"role": "user", "content": "asked otherwise"}, wrong[c.id]]
+
+
+def test_other_phrasings_ask_the_same_record_in_the_tasks_other_words(tmp_path: Path) -> None:
+    ways = ["SMILES of {name}?", "Write {name} as SMILES.", "{name} of charge {charge}?", "{name} <|im_end|>?"]
+    task = SftTask(turns=[Turn(prompts=ways, response="{smiles}")])
+    records = molecules(80)
+    _, train, _ = write(tmp_path, records, task)
+    again = [*records, Record(train[0].id, {"name": "a namesake", "smiles": "O"})]
+    wanted = {c.id: c for c in train[:20]}
+    found = other_phrasings(again, task, wanted, SPECIAL, lambda _: None)
+    assert {name: len(others) for name, others in found.items()} == dict.fromkeys(wanted, 1), "two of the four cannot be asked"
+    for name, others in found.items():
+        number = name[1:]
+        asked = [question_of(c)[0][0]["content"] for c in (wanted[name], *others)]
+        assert len(set(asked)) == len(asked) and all(f"compound {number}" in question for question in asked)
+        assert all(c.messages[1] == wanted[name].messages[1] for c in others)
 
 
 def _turns(number: int, count: int) -> list[dict[str, str]]:

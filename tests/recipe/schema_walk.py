@@ -26,6 +26,8 @@ SFT = {
             "taxonomy": ["language", "reading", "recall"],
         }
     },
+    "search": {"token_budget": "200K"},
+    "labels": {"by": "ask", "tasks": ["ask"], "repeats": {"hard": 2}},
 }
 
 OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}, "milestone_tokens": ["600K"], "average": 2}

@@ -29,11 +29,13 @@ ROLLOUTS = SELECTION | PAIRS | RANKS | {"rollouts"}
 TRIPLES = TELL_APART | {"triples"}
 TRAJECTORIES = TRIPLES | {"trajectories"}
 SFT = ROLLOUTS | TRAJECTORIES | {"sft"}  # what was fine-tuned speaks
-PACK = SFT
+CURATION = SFT | {"curation"}  # what is learnt of the questions that a model of the search labelled
+LABELS = CURATION | {"labels"}
+PACK = LABELS
 CONVERSATIONS = PACK | {"conversations"}
 EVALUATE = REPORT | {"evaluate"}
-EXPORT = EVALUATE | ROLLOUTS | TRAJECTORIES | {"export"}
-PRETRAIN = EXPORT | SFT | {"pretrain"}
+EXPORT = EVALUATE | LABELS
+PRETRAIN = EXPORT | {"pretrain"}
 VALIDATION = PRETRAIN | {"baselines"}
 TOKENIZER = VALIDATION | PACK | {"tokenizer", "tokenize"}
 FETCH = TOKENIZER | {"fetch"}
@@ -157,16 +159,19 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
 TASK = "sft.tasks.ask"
 # What fine-tuning has in common with pretraining reruns it alone.
 OF_ALL = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Training(), key.split(".")[1])}
-OF_SECTIONS = {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE, "reward.pretrain": TELL_APART, "reward.tune": TUNE}
+OF_SECTIONS = {"sft": LABELS, "offline": OFFLINE, "preference": PREFERENCE, "reward.pretrain": TELL_APART, "reward.tune": TUNE}
 for section, again in OF_SECTIONS.items():
     RERUN |= {
         key.replace("pretrain", section, 1): (value, again if stages else NOTHING) for key, (value, stages) in OF_ALL.items()
     }
+RERUN |= {  # which the models of a search, and so labels, have none of
+    key: (value, SFT) for key, (value, stages) in RERUN.items() if key.startswith("sft.batch_switches") and stages
+}
 RERUN |= {
     "sft.sequence_length": (256, PACK),
     "sft.mixture": ({"ask": 2}, SFT),
     "sft.shuffled_control": (True, ANSWERS | TRAJECTORIES | {"pack", "sft", "export"}),  # one more model beside the other
-    "sft.backend": ("deepspeed", SFT),
+    "sft.backend": ("deepspeed", LABELS),
     "sft.zero.stage": (3, NOTHING),
     "sft.peft.kind": ("lora", NOTHING),  # of Megatron's, which has none: refused
     "sft.peft.rank": (4, NOTHING),
@@ -180,10 +185,20 @@ RERUN |= {
     "sft.answers.prompts": (32, ANSWERS),
     "sft.answers.samples": (2, ANSWERS),
     "sft.answers.max_new_tokens": (32, ANSWERS),
-    "sft.search.token_budget": ("100K", REPORT | {"sft"}),  # small models beside the other
-    "sft.search.alone": (["ask"], NOTHING),  # nothing is tried with a budget of 0
-    "sft.search.combinations": ({"half": {"ask": 1}}, NOTHING),
-    "rollouts.engine": ("server", ROLLOUTS | TRAJECTORIES),
+    "sft.search.token_budget": ("100K", LABELS),
+    "sft.search.alone": (["ask"], NOTHING),  # the only task there is
+    "sft.search.combinations": ({"half": {"ask": 0.5}}, REPORT | {"sft"}),  # one more small model beside the others
+    "sft.labels.by": ("", SFT),
+    "sft.labels.tasks": (["ask", "ask"], NOTHING),
+    "sft.labels.questions": (100, LABELS),
+    "sft.labels.samples": (4, LABELS),
+    "sft.labels.max_new_tokens": (32, LABELS),
+    "sft.labels.easy_from": (0.9, CURATION),
+    "sft.labels.hard_up_to": (0.3, CURATION),
+    "sft.labels.drop": (["easy"], CURATION),
+    "sft.labels.floor": (0.5, NOTHING),  # of levels that are dropped
+    "sft.labels.repeats": ({"hard": 3}, CURATION),
+    "rollouts.engine": ("server", LABELS | TRAJECTORIES),
     "offline.sequence_length": (256, OFFLINE | {"pack"}),
     "offline.mixture": ({"ask": 2}, OFFLINE),
     "reward.pretrain.mixture": ({"ask": 2}, TELL_APART),  # refused
@@ -240,7 +255,7 @@ RERUN |= {
     f"{TASK}.system": ("Be brief.", CONVERSATIONS),
     f"{TASK}.messages": ("said", CONVERSATIONS),
     f"{TASK}.tools": ("tools", CONVERSATIONS),
-    f"{TASK}.taxonomy": (["language", "reading", "recall word by word"], NOTHING),
+    f"{TASK}.taxonomy": (["language", "reading", "recall word by word"], REPORT),
     f"{TASK}.max_conversations": (10, CONVERSATIONS),
     f"{TASK}.turns.0.prompts": (["And {path}?"], CONVERSATIONS),
     f"{TASK}.turns.0.thinking": ("{path}", CONVERSATIONS),

@@ -32,6 +32,7 @@ class Conversation:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     entry: dict[str, Any] = field(default_factory=dict)  # what the verifier of its generator wants to know, where it has one
+    repeat: int = 0  # how often it stood in the same file before, perhaps asked otherwise
 
     def texts(self) -> Iterator[str]:
         """Every text that is said in it."""
@@ -39,9 +40,9 @@ class Conversation:
             yield from _texts(value)
 
     def row(self) -> dict[str, Any]:
-        """As it is written; most have no entry."""
-        row = asdict(self)
-        return row if self.entry else {name: value for name, value in row.items() if name != "entry"}
+        """As it is written; most have no entry, and stand there once."""
+        optional = {"entry": self.entry, "repeat": self.repeat}
+        return {name: value for name, value in asdict(self).items() if optional.get(name, True)}
 
 
 @dataclass
@@ -150,8 +151,41 @@ class _FilledTurn:
         return [{"role": "user", "content": prompt.strip()}, said]
 
 
-def _made_of(record: Record, turns: Sequence[_FilledTurn], task: SftTask) -> Conversation | None:
+def other_phrasings(
+    records: Iterable[Record],
+    task: SftTask,
+    wanted: Mapping[str, Conversation],
+    special_tokens: Sequence[str],
+    progress: Callable[[int], None],
+) -> dict[str, list[Conversation]]:
+    """The conversations `wanted`, by id, in every other way that the task's prompts ask what they ask, in the prompts' order.
+
+    `records` are those the task's conversations were made of. A way that lacks a field of the record, or says a special token, is
+    left out.
+    """
+    turns = [_FilledTurn(task, number) for number in range(len(task.turns))]
+    ways = max((len(turn.prompts) for turn in turns), default=1)
+    found: dict[str, list[Conversation]] = {}
+    for number, record in enumerate(records, start=1):
+        progress(number)
+        for part in documented_functions(record) if task.extract is Extract.FUNCTIONS else [record]:
+            one = wanted.get(part.id)
+            if one is None or (made := _made_of(part, turns, task)) is None or made.messages != one.messages:
+                continue  # of two records with one id the other is meant
+            others = (_made_of(part, turns, task, way) for way in range(1, ways))
+            whole = (other for other in others if other is not None and _is_whole(other))
+            found[part.id] = [
+                replace(one, messages=other.messages)
+                for other in whole
+                if not any(token in text for text in other.texts() for token in special_tokens)
+            ]
+    return found
+
+
+def _made_of(record: Record, turns: Sequence[_FilledTurn], task: SftTask, way: int = 0) -> Conversation | None:
+    """`way`: so many prompts further than the one that falls to the record."""
     phrasing = int.from_bytes(blake2b(record.id.encode(errors="replace"), digest_size=4, person=b"phrasing").digest(), "little")
+    phrasing += way
     messages = [{"role": "system", "content": task.system}] if task.system else []
     for turn in turns:
         if (filled := turn.fill(record, phrasing)) is None:
@@ -194,17 +228,31 @@ def exchange_responses(conversations: Sequence[Conversation], seed: int) -> Iter
     """Every conversation with the answers of another: the negative control. Lengths and wording of the answers stay as they are.
 
     Among conversations with equally many answers, in an order that `seed` decides, each takes the next one's. One that is alone
-    with its number is left out: its answers are nobody else's.
+    with its number is left out: its answers are nobody else's. What is repeated has the same wrong answers each time.
     """
+    taken: dict[str, Conversation] = {}
+    for conversation in _exchanged([c for c in conversations if not c.repeat], seed):
+        taken[conversation.id] = conversation
+        yield conversation
+    for conversation in sorted((c for c in conversations if c.repeat), key=lambda c: (c.repeat, _place(c.id, seed))):
+        if (other := taken.get(conversation.id)) is not None:
+            yield _answered_as(conversation, other)
+
+
+def _exchanged(conversations: Sequence[Conversation], seed: int) -> Iterator[Conversation]:
     ordered = sorted(conversations, key=lambda conversation: (len(_answers(conversation)), _place(conversation.id, seed)))
     for _, group in groupby(ordered, key=lambda conversation: len(_answers(conversation))):
         alike = list(group)
         if len(alike) == 1:
             continue
         for one, other in zip(alike, [*alike[1:], alike[0]], strict=True):
-            answers = iter(_answers(other))
-            messages = [next(answers) if message["role"] == "assistant" else message for message in one.messages]
-            yield Conversation(one.id, messages, one.tools)
+            yield _answered_as(one, other)
+
+
+def _answered_as(one: Conversation, other: Conversation) -> Conversation:
+    answers = iter(_answers(other))
+    messages = [next(answers) if message["role"] == "assistant" else message for message in one.messages]
+    return Conversation(one.id, messages, one.tools)
 
 
 def _answers(conversation: Conversation) -> list[dict[str, Any]]:

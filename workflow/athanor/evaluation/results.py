@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from athanor.artifacts.files import write_json
 from athanor.artifacts.strict_json import number, read_lines
+from athanor.evaluation.difficulty import NodeDifficulty
 from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
 from athanor.evaluation.scores import ScoreRow
 
@@ -137,6 +138,7 @@ class CampaignResults:
     rankings: Sequence[Ranking] = ()
     chosen: Sequence[Chosen] = ()
     pair_losses: Sequence[PairLoss] = ()
+    difficulty: Sequence[NodeDifficulty] = ()  # of training questions, each node of the taxonomy before what is below it
 
     @property
     def final(self) -> Training:
@@ -269,5 +271,6 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "rankings": [asdict(ranking) for ranking in results.rankings],
             "chosen": [asdict(chosen) for chosen in results.chosen],
             "pair_losses": [asdict(loss) for loss in results.pair_losses],
+            **({"difficulty": [asdict(node) for node in results.difficulty]} if results.difficulty else {}),
         },
     )

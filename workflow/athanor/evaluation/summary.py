@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from athanor.evaluation.difficulty import NodeDifficulty
 from athanor.evaluation.figures import task_label
 from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
 from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss, Tried
 from athanor.evaluation.scores import ScoreRow
+from athanor.recipe.schema.choices import Difficulty
 
 SUMMARY_FILE = "summary.html"
 CHARACTERS_OF_A_FINGERPRINT = 12
@@ -40,7 +42,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 <h2>Scores</h2>
 {_score_table(results.scores)}
 {_fine_tuning(results.tasks)}
-{_tried(results.tried)}
+{_tried(results.tried)}{_difficulty(results.difficulty)}
 {_answers(results.answers)}
 {_selected(results.selected)}
 {_rankings(results.rankings)}
@@ -113,6 +115,32 @@ def _tried(mixtures: Sequence[Tried]) -> str:
     ]
     title = "Mixture search: by how much a short training lowers the loss of held-out responses, nats/token"
     return f"<h2>{title}</h2>\n{_table(head, rows, model_column=len(head) - 1)}"
+
+
+def _difficulty(nodes: Sequence[NodeDifficulty]) -> str:
+    if not nodes:
+        return ""
+    head = [
+        "field / subject / skill",
+        "questions",
+        "pass rate",
+        *Difficulty,
+        "left out",
+        "kept by the floor",
+        "repeats",
+        "reworded",
+    ]
+    rows = [
+        [
+            escape(" / ".join(n.node)),
+            f"{n.labelled:,}",
+            f"{n.pass_rate:.3f}",
+            *(f"{n.share(level):.0%}" for level in Difficulty),
+            *(f"{count:,}" for count in (n.dropped, n.kept_by_floor, n.repeats, n.rephrased)),
+        ]
+        for n in nodes
+    ]
+    return f"\n<h2>Fine-tuning: difficulty of training questions</h2>\n{_table(head, rows, model_column=2)}"
 
 
 def _selected(tasks: Sequence[Selected]) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from athanor.recipe.labels import illegal_labels
 from athanor.recipe.mixture_search import illegal_search
 from athanor.recipe.problems import Problem
 from athanor.recipe.schema.post_training import SftTask
@@ -25,6 +26,7 @@ def illegal_finetuning(r: Recipe) -> Iterator[Problem]:
         if not name.replace("_", "").isalnum():
             yield Problem(f"sft.tasks.{name}", None, "a task's name is letters, digits and _ (it becomes a file name)")
     yield from illegal_search(r)
+    yield from illegal_labels(r)
     yield from _packed(r.sft, "sft")
     missing = [token for token in (TURN_BEGINS, TURN_ENDS) if token not in r.tokenizer.special_tokens]
     if missing and not r.pretrain.init_from:

@@ -31,6 +31,8 @@ STAGES: dict[str, Stage] = {
         Stage("conversations", 1, ()),
         Stage("pack", 1, ("tokenizers", "transformers")),
         Stage("sft", 1, ("torch", "megatron-core", "transformer-engine")),
+        Stage("labels", 1, ("torch", "transformers")),
+        Stage("curation", 1, ()),
         Stage("export", 1, ("torch", "safetensors", "transformers")),
         Stage("average", 1, ("torch", "safetensors")),
         Stage("answers", 2, ("torch", "transformers")),

@@ -18,6 +18,7 @@ from athanor.recipe.sections import (
     evaluate_section,
     fetch_section,
     pretrain_section,
+    report_section,
     start_section,
     tokenizer_section,
 )
@@ -80,4 +81,4 @@ def _lay_out(r: Recipe, graph: Graph) -> None:
         tuned, _ = {}, judge({})
     judged = {f"{a.stage}-{a.instance}": a for stage in ("reward_pretrain", "reward_tune", "score") for a in graph.of(stage)}
     figures = {**curves, "baselines": baselines, **{f"scores-{label}": s for label, s in scores.items()}, **tuned, **judged}
-    graph.add("report", "campaign", {"name": r.name}, figures)
+    graph.add("report", "campaign", report_section(r), figures)

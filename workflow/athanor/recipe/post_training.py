@@ -19,6 +19,7 @@ from athanor.recipe.graph import (
     Artifact,
     Graph,
 )
+from athanor.recipe.labels import labelled_tasks
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
 from athanor.recipe.reward_training import score_answers
 from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Responses
@@ -28,6 +29,8 @@ from athanor.recipe.sections import (
     answers_section,
     backend_section,
     conversations_section,
+    curation_section,
+    labels_section,
     model_section,
     pack_section,
     pairs_section,
@@ -78,8 +81,14 @@ class _PostTraining:
         }
         own = {name: self._pack(name, Responses.OWN, conversations) for name, conversations in made.items()}
         start = base_model if r.sft.backend is Backend.DEEPSPEED else base
-        tuned = self._fine_tune(start, own, made)
-        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()} | self._search(start, own)
+        tried = self._search(start, own)
+        curated = self._curate(tried, made)
+        learnt_from = made | curated if r.sft.labels.curates else made
+        packs = {name: self._pack(name, Responses.CURATED, c) for name, c in curated.items()} if r.sft.labels.curates else {}
+        packs = {name: packs.get(name, own[name]) for name in r.sft.mixture}
+        tuned = self._fine_tune(start, packs, own, learnt_from)
+        trained = {f"sft-{label}": artifact for label, artifact in tuned.items()} | tried
+        trained |= {f"curation-{task}": artifact for task, artifact in curated.items()}
         models = {"base": base_model, FINE_TUNED: self._export(FINE_TUNED, tuned["model"])}
         if SECOND in tuned:
             models[f"sft-{SECOND}"] = self._export(f"sft-{SECOND}", tuned[SECOND])
@@ -88,7 +97,7 @@ class _PostTraining:
         rolled = self._roll_out([models[label] for label in (FINE_TUNED, f"sft-{SECOND}") if label in models], made)
         judge = self.judge(rolled)
         if r.learns_offline:
-            learnt, selections = self._learn_offline(tuned["model"], rolled, judge, own, made)
+            learnt, selections = self._learn_offline(tuned["model"], rolled, judge, packs, own, made)
             points = [learnt.pop(label) for label in list(learnt) if label not in OFFLINE_MODELS]
             trained |= {f"offline-{label}": artifact for label, artifact in learnt.items()} | selections
             for label, artifact in learnt.items():
@@ -114,16 +123,36 @@ class _PostTraining:
         upstreams = {"conversations": conversations, "tokenizer": self.tokenizer}
         return self.graph.add("pack", label, pack_section(self.r, kind), upstreams)
 
-    def _fine_tune(self, start: Artifact, own: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    def _fine_tune(
+        self,
+        start: Artifact,
+        packs: Mapping[str, Artifact],
+        own: Mapping[str, Artifact],
+        learnt_from: Mapping[str, Artifact],
+    ) -> dict[str, Artifact]:
+        """The models of `packs`, made of `learnt_from`; where a pack was curated, its task's `own` is what is held out."""
         r = self.r
-        packs = {name: own[name] for name in r.sft.mixture}
-        tuned = {"model": self._train("model", r.sft, {"start": start, **packs})}
+        upstreams = {"start": start, **packs, **_held_out({name: own[name] for name in packs if packs[name] is not own[name]})}
+        tuned = {"model": self._train("model", r.sft, upstreams)}
         if r.learns_offline and r.offline.second_model:
-            tuned[SECOND] = self._train(SECOND, r.sft, {"start": start, **packs}, order=SECOND)
+            tuned[SECOND] = self._train(SECOND, r.sft, upstreams, order=SECOND)
         if r.sft.shuffled_control:
-            others = {name: self._pack(name, Responses.SHUFFLED, made[name]) for name in r.sft.mixture}
-            tuned[SHUFFLED] = self._train(SHUFFLED, r.sft, {"start": start, **others, **_held_out(packs)})
+            others = {name: self._pack(name, Responses.SHUFFLED, learnt_from[name]) for name in packs}
+            held_out = _held_out({name: own[name] for name in packs})
+            tuned[SHUFFLED] = self._train(SHUFFLED, r.sft, {"start": start, **others, **held_out})
         return tuned
+
+    def _curate(self, tried: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """What is to be learnt of every task that is labelled, by how difficult its questions are to a model of the search."""
+        r, curated = self.r, dict[str, Artifact]()
+        for task in labelled_tasks(r):
+            label = f"{SEARCH}{r.sft.labels.by}"
+            model = self._export(f"sft-{label}", tried[f"sft-{label}"])
+            upstreams = {"model": model, "conversations": made[task]}
+            asked = self.graph.add("labels", task, labels_section(r), upstreams)
+            upstreams = {"conversations": made[task], "labels": asked}
+            curated[task] = self.graph.add("curation", task, curation_section(r), upstreams)
+        return curated
 
     def _train(self, label: str, settings: Sft, upstreams: Mapping[str, Artifact], **more: str) -> Artifact:
         section = {**training_section(self.r, settings, "sft", settings.token_budget), **more}
@@ -169,6 +198,7 @@ class _PostTraining:
         start: Artifact,
         rolled: Mapping[str, Artifact],
         judge: Artifact | None,
+        packs_of_sft: Mapping[str, Artifact],
         own: Mapping[str, Artifact],
         made: Mapping[str, Artifact],
     ) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
@@ -190,8 +220,8 @@ class _PostTraining:
                         upstreams[ADAPTED] = start  # an earlier point's own folder has its adapter merged already
                     learnt[name] = before = self._train_offline(name, r.offline, end, upstreams)
         if r.offline.controls:
-            settings, packs = replace(r.offline, mixture=r.sft.mixture), {name: own[name] for name in r.sft.mixture}
-            upstreams = {"start": start, **packs, **held_out}
+            settings = replace(r.offline, mixture=r.sft.mixture)
+            upstreams = {"start": start, **packs_of_sft, **held_out}
             learnt[MORE] = self._train_offline(MORE, settings, r.offline.token_budget, upstreams)
         return learnt, selections
 

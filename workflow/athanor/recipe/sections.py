@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from athanor.recipe.fingerprint import flatten
+from athanor.recipe.labels import labelled_tasks
 from athanor.recipe.schedules import decay_of
 from athanor.recipe.schema.choices import (
     Backend,
@@ -53,6 +54,21 @@ def pack_section(r: Recipe, kind: Responses) -> dict[str, Any]:
         return {"offline.sequence_length": r.offline.sequence_length, "responses": kind}
     section = {"sft.sequence_length": r.sft.sequence_length, "responses": kind}
     return section if kind is Responses.OWN else {**section, "seed": r.seed}
+
+
+def labels_section(r: Recipe) -> dict[str, Any]:
+    """What decides how often a task's training questions are answered right."""
+    keys = ("questions", "samples", "max_new_tokens")
+    return {"seed": r.seed, **{f"sft.labels.{k}": getattr(r.sft.labels, k) for k in keys}, **engine_section(r)}
+
+
+def curation_section(r: Recipe) -> dict[str, Any]:
+    """What decides the level of each of them, and what is learnt of a level."""
+    labels = r.sft.labels
+    section: dict[str, Any] = {f"sft.labels.{k}": getattr(labels, k) for k in ("easy_from", "hard_up_to")}
+    if labels.drop:
+        section |= {"sft.labels.drop": sorted(set(labels.drop)), "sft.labels.floor": labels.floor}
+    return {**section, **flatten(labels.repeats, "sft.labels.repeats")}
 
 
 def rollouts_section(r: Recipe) -> dict[str, Any]:
@@ -201,6 +217,11 @@ def evaluate_section(r: Recipe, domains: Mapping[str, Any]) -> dict[str, Any]:
     section = flatten(r.evaluate, "evaluate")
     del section["evaluate.batch_size"]
     return {**section, **domains, "max_sequence_length": r.model.max_sequence_length}
+
+
+def report_section(r: Recipe) -> dict[str, Any]:
+    """What a report says beside what it measured: the names under which tasks are counted that are labelled."""
+    return {"name": r.name, **{f"sft.tasks.{name}.taxonomy": r.sft.tasks[name].taxonomy for name in labelled_tasks(r)}}
 
 
 def backend_section(backend: Backend, peft: Peft, name: str) -> dict[str, Any]:

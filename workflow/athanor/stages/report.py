@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from athanor.artifacts.run import Input, Outcome, StageError, StageRun
+from athanor.evaluation.difficulty import NodeDifficulty, by_node, difficulty_metrics, read_difficulty
 from athanor.evaluation.figures import write_figures
 from athanor.evaluation.ngram import BASELINES_FILE
 from athanor.evaluation.rankings import Chosen, PairLoss, Ranking, chosen_of, read_pair_losses, read_rankings
@@ -24,6 +25,7 @@ from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.graph import FINE_TUNED, SHUFFLED, UNTRAINED
 from athanor.recipe.mixture_search import SEARCH, mixtures
 from athanor.rl.answers import RATES_FILE
+from athanor.rl.difficulty import DIFFICULTY_FILE
 from athanor.rl.selection import SELECTION_FILE
 
 
@@ -51,6 +53,7 @@ def run(stage: StageRun) -> Outcome:
         raise StageError(str(error)) from error
 
     results = replace(results, rankings=_rankings(stage), chosen=_chosen(stage), pair_losses=_pair_losses(stage))
+    results = replace(results, difficulty=_difficulty(stage))
     figures = write_figures(stage.folder, results)
     names = {f"{a.manifest.result.stage}/{a.instance}": a.fingerprint for a in stage.inputs.values()}
     write_results(stage.folder / RESULTS_FILE, results)
@@ -59,11 +62,17 @@ def run(stage: StageRun) -> Outcome:
         stage.spool.artifact(stage.folder / name, name)
     answered = {f"{t.task}/answers_below_{name}": margin for t in tasks for name, margin in t.margins.items()}
     margins = {f"{d.domain}/below_{name}": margin for d in results.domains for name, margin in d.margins.items()}
+    by_level = dict(difficulty_metrics(results.difficulty))
     return Outcome(
         files=(*figures, SUMMARY_FILE, RESULTS_FILE),
         counters={"domains": len(results.domains), "scores": len(rows), "tokens": results.final.tokens},
-        metrics={**margins, **answered, **{f"{t.name}/mixture_gain": t.mean for t in tried}},
+        metrics={**margins, **answered, **{f"{t.name}/mixture_gain": t.mean for t in tried}, **by_level},
     )
+
+
+def _difficulty(stage: StageRun) -> list[NodeDifficulty]:
+    tasks = stage.recipe.sft.tasks
+    return by_node([read_difficulty(tasks[a.instance].taxonomy, a.folder / DIFFICULTY_FILE) for a in _of(stage, "curation")])
 
 
 def _of(stage: StageRun, name: str) -> list[Input]:

@@ -116,9 +116,19 @@ class Responses(StrEnum):
     """Whose response a prompt is trained with; another prompt's is the negative control of its own."""
 
     OWN = "own"
+    CURATED = "curated"  # its own, of the questions that labels left, as often as they say
     SHUFFLED = "shuffled"
     BEST = "best"  # of the model's own, by score
     DRAWN = "drawn"  # any of the model's own: the negative control of the best
+
+
+class Difficulty(StrEnum):
+    """How often a model answers a question right: levels, the hardest first."""
+
+    UNSOLVED = "unsolved"  # never
+    HARD = "hard"
+    MEDIUM = "medium"
+    EASY = "easy"
 
 
 class TokenOrder(StrEnum):

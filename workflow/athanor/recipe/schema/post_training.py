@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from athanor.recipe.schema.choices import Backend, Extract, PreferenceKind, RolloutEngine
+from athanor.recipe.schema.choices import Backend, Difficulty, Extract, PreferenceKind, RolloutEngine
 from athanor.recipe.schema.keys import key
 from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.recipe.units import Unit
@@ -53,6 +53,36 @@ class MixtureSearch:
 
 
 @dataclass
+class Labels:
+    """How difficult training questions are, by how often a model answers them right, and what fine-tuning learns of each level.
+
+    The model is one of `sft.search`. A question that was not asked is learnt once, and what is held out is never touched. Without
+    `drop` and `repeats` nothing is learnt otherwise than without labels.
+    """
+
+    by: str = key("", "the mixture of sft.search whose model is asked; empty: nothing is labelled")
+    tasks: list[str] = key([], "tasks that are labelled; empty: those of sft.mixture whose generator judges answers")
+    questions: int = key(1000, "training questions a task that are asked, at most; 0 for all", low=0)
+    samples: int = key(8, "answers a question", low=2)
+    max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
+    easy_from: float = key(0.75, "pass rate from which on a question is easy", above=0, high=1)
+    hard_up_to: float = key(0.25, "pass rate up to which it is hard; unsolved is what was never answered right", above=0, high=1)
+    drop: list[Difficulty] = key([], "levels that are not learnt: unsolved | hard | medium | easy")
+    floor: float = key(
+        0.25,
+        "share of a task's labelled questions that is learnt in any case, those nearest to a pass rate of 1/2 first",
+        low=0,
+        high=1,
+    )
+    repeats: dict[str, int] = key({}, "how often a question of a level is learnt, each time in the next of its task's prompts")
+
+    @property
+    def curates(self) -> bool:
+        """Whether anything is learnt otherwise than without labels."""
+        return bool(self.by and (self.drop or self.repeats))
+
+
+@dataclass
 class Sft(Training):
     """Supervised fine-tuning on conversations, packed without reaching into each other; the loss counts responses alone.
 
@@ -69,6 +99,7 @@ class Sft(Training):
     shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled responses")
     answers: Answers = key(Answers(), "held-out questions that are asked")
     search: MixtureSearch = key(MixtureSearch(), "mixtures that are tried")
+    labels: Labels = key(Labels(), "how difficult training questions are")
 
 
 @dataclass
