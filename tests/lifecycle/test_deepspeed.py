@@ -13,7 +13,8 @@ from tests.lifecycle.project import Project, recipe, wait_until
 
 pytestmark = pytest.mark.slow
 
-ADAPTED = "adapted"
+ADAPTED, PROMPTED = "adapted", "prompted"
+TOKENS = 8  # virtual ones
 BETWEEN = (("sft/model", "validation.json"), ("offline/2048", "validation_start.json"))
 
 SFT = {
@@ -44,7 +45,7 @@ def _write(project: Project, name: str, sections: dict[str, Any]) -> None:
     small: dict[str, Any] = recipe()
     small["data"]["licences_allowed"].append("Apache-2.0")
     small["data"]["sources"]["sums"] = post_training.SUMS
-    small["model"] = {**small["model"], "num_experts": 0}
+    small["model"] |= {"num_experts": 0, "vocab_size": 320 + TOKENS, "max_sequence_length": 64 + TOKENS}
     pretrain = {**small["pretrain"], "token_budget": 8192, "milestone_tokens": [], "parallel": {"micro_batch_size": 4}}
     project.write_recipe(name, {**small, "pretrain": pretrain, **sections})
     locked = project.athanor("recipe", "lock", name)
@@ -60,6 +61,16 @@ def adapted(tuned: Project) -> Project:
     done = tuned.snakemake("--config", f"recipe={ADAPTED}")
     assert done.returncode == 0, done.stdout + done.stderr
     return tuned
+
+
+@pytest.fixture(scope="module")
+def prompted(adapted: Project) -> Project:
+    """A third, which trains virtual tokens."""
+    vectors = {"token_budget": 8192, "lr": 0.3, "min_lr": 0.03, "peft": {"kind": "prompt", "tokens": TOKENS}}
+    _write(adapted, PROMPTED, {"sft": {**SFT, "mixture": {"files": 1}, "optimizer": {"weight_decay": 0.0}, **vectors}})
+    done = adapted.snakemake("--config", f"recipe={PROMPTED}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return adapted
 
 
 def test_killed_campaign_ends_whole_with_every_step_once(tuned: Project) -> None:
@@ -132,6 +143,21 @@ def test_adapter_learns_is_merged_in_the_export_and_was_asked(adapted: Project) 
     assert adapted.athanor("verify", "--deep").returncode == 0
 
 
+def test_virtual_tokens_learn_are_in_the_export_and_begin_what_is_asked(prompted: Project) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    exported = prompted.folder_of("export/sft", PROMPTED) / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "Name"}], add_generation_prompt=True, return_dict=True)
+    assert asked["input_ids"][:TOKENS] == list(range(320, 320 + TOKENS))
+    base = AutoModelForCausalLM.from_pretrained(_base(prompted, PROMPTED) / "model")
+    changed = (model.get_input_embeddings().weight != base.get_input_embeddings().weight).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == list(range(320, 320 + TOKENS)), "nothing else was trained"
+    [task] = json.loads((prompted.folder_of("report/campaign", PROMPTED) / "results.json").read_text())["tasks"]
+    assert task["model"] < task["base"] - 0.05
+    assert (prompted.folder_of("answers/sft", PROMPTED) / "answers.jsonl").stat().st_size > 0
+
+
 def test_adapter_is_a_child_of_its_base_in_mlflow(adapted: Project) -> None:
     from mlflow import MlflowClient
 
@@ -146,9 +172,9 @@ def test_adapter_is_a_child_of_its_base_in_mlflow(adapted: Project) -> None:
     assert child.source_run_id == run.info.run_id
 
 
-def _base(project: Project) -> Path:
-    """The folder of the export that both trainings start from."""
-    upstreams = project.manifest("sft/model", ADAPTED)["result"]["upstreams"]
+def _base(project: Project, campaign: str = ADAPTED) -> Path:
+    """The folder of the export that all trainings start from."""
+    upstreams = project.manifest("sft/model", campaign)["result"]["upstreams"]
     assert upstreams["start"] == project.manifest("sft/model")["result"]["upstreams"]["start"]
     return project.store / "export" / upstreams["start"]["fingerprint"]
 

@@ -46,7 +46,7 @@ BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("sft.optimizer.weight_decay", "lomo"): ({**FUSED, "sft.optimizer.name": "lomo"}, "0.1"),
     ("sft.optimizer.name", "megatron"): ({"sft.optimizer.name": "lion"}, "'lion'"),
     ("sft.peft.kind", "megatron"): ({"sft.peft.kind": "lora"}, "'lora'"),
-    ("sft.peft.kind", "prefix"): ({**DENSE, "sft.peft.kind": "prompt"}, "'prompt'"),
+    ("sft.peft.kind", "prefix"): ({**DENSE, "sft.peft.kind": "prefix"}, "'prefix'"),
     ("sft.peft.kind", "qlora"): ({**DENSE, "sft.peft.kind": "qlora"}, "'qlora'"),
     ("sft.optimizer.name", "ia3"): (
         {**DENSE, "sft.peft.kind": "ia3", "sft.zero.stage": 0, "sft.optimizer.name": "muon"},

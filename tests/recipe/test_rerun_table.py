@@ -176,12 +176,14 @@ RERUN |= {
     "sft.peft.kind": ("lora", NOTHING),  # of Megatron's, which has none: refused
     "sft.peft.rank": (4, NOTHING),
     "sft.peft.alpha": (8.0, NOTHING),
+    "sft.peft.tokens": (4, NOTHING),
     "sft.zero.offload": (True, NOTHING),
     "offline.zero.stage": (3, NOTHING),
     "offline.zero.offload": (True, NOTHING),
     "offline.peft.kind": ("lora", NOTHING),  # refused, as fine-tuning's
     "offline.peft.rank": (4, NOTHING),
     "offline.peft.alpha": (8.0, NOTHING),
+    "offline.peft.tokens": (4, NOTHING),
     "sft.answers.prompts": (32, ANSWERS),
     "sft.answers.samples": (2, ANSWERS),
     "sft.answers.max_new_tokens": (32, ANSWERS),

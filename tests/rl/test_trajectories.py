@@ -42,6 +42,20 @@ def test_policies_write_on_their_own_prefixes_and_draw_for_themselves(weights: P
     assert make_triples(CONTINUED, said, Limits(shortest=4)).triples
 
 
+def test_policy_writes_behind_the_tokens_it_was_tuned_to_have_first(weights: Path, tmp_path: Path) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    class Listening(InProcessEngine):
+        def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+            asked.extend(prompt.tokens for prompt in prompts)
+            return super().generate(prompts, sampling)
+
+    tuned = {"one": Speaker("tuned", lambda: Listening(weights, [0]), first=(61, 62))}
+    write_trajectories(CONTINUED, tuned, SPEECH, tmp_path, lambda *_: None)
+    mine = [item.prefix.tokens for item in CONTINUED for policy in item.policies if policy.model == "one"]
+    assert sorted(asked) == sorted((61, 62, *tokens) for tokens in mine) and mine
+
+
 class Dying:
     """An engine that is killed after some samples."""
 

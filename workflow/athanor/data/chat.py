@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import t
 from athanor.artifacts.run import StageError
 from athanor.data.conversations import Conversation
 from athanor.data.packing import Encoded
-from athanor.models.chat_template import CHAT_TEMPLATE
+from athanor.models.chat_template import chat_template
+from athanor.models.virtual_tokens import names_among
 from athanor.recipe.finetuning import TURN_ENDS
 
 AT_ONCE = 256
@@ -23,6 +24,7 @@ class ChatEncoder:
         """Raises StageError where the tokenizer has no token that ends a turn, or none to pad with."""
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         known = self._tokenizer.get_vocab()
+        self._template = chat_template(names_among(known))
         if TURN_ENDS not in known:
             raise StageError(f"{folder}: no token {TURN_ENDS}, which ends a turn; add it to tokenizer.special_tokens")
         if self._tokenizer.pad_token_id is None:
@@ -38,7 +40,7 @@ class ChatEncoder:
                 coded: Any = self._tokenizer.apply_chat_template(
                     [conversation.messages for conversation in alike],
                     tools=tools or None,  # type: ignore[arg-type]
-                    chat_template=CHAT_TEMPLATE,
+                    chat_template=self._template,
                     return_dict=True,
                     return_assistant_tokens_mask=True,
                 )
@@ -48,7 +50,7 @@ class ChatEncoder:
     def prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> tuple[int, ...]:
         """The ids before an answer: what training has before the first token that counts."""
         coded: Any = self._tokenizer.apply_chat_template(
-            messages, tools=tools or None, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, return_dict=True
+            messages, tools=tools or None, chat_template=self._template, add_generation_prompt=True, return_dict=True
         )
         return tuple(coded["input_ids"])
 

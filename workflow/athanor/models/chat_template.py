@@ -4,6 +4,8 @@ What an assistant says, its thoughts and calls among it, stands between `generat
 tokens a model is to learn. A conversation's text is written by this template alone, in training and in service.
 """
 
+from collections.abc import Sequence
+
 CHAT_TEMPLATE = """\
 {%- if tools %}
     {{- '<|im_start|>system\\n' }}
@@ -37,3 +39,8 @@ CHAT_TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
 """
+
+
+def chat_template(virtual: Sequence[str]) -> str:
+    """The template of a model that was prompt-tuned on these tokens: they stand before everything else."""
+    return f"{{{{- '{''.join(virtual)}' }}}}\n{CHAT_TEMPLATE}" if virtual else CHAT_TEMPLATE

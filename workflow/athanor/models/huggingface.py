@@ -6,7 +6,7 @@ decoder that transformers, vLLM and SGLang read.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, Glm4MoeConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from athanor.artifacts.files import write_atomically
-from athanor.models.chat_template import CHAT_TEMPLATE
+from athanor.models.chat_template import chat_template
 from athanor.models.conversions import correspondences, type_among
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.weight_files import ExportError, headers, open_checkpoint, plan_shards, verify, write_index, write_weights
@@ -148,11 +148,11 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> list[str]:
     return names
 
 
-def teach_to_chat(folder: Path) -> None:
-    """Put the chat template into the tokenizer's config, and have it stop where a turn ends."""
+def teach_to_chat(folder: Path, virtual: Sequence[str] = ()) -> None:
+    """Put the chat template into the tokenizer's config, and have it stop where a turn ends; `virtual` tokens begin all."""
     path = folder / TOKENIZER_FILES[1]
     config = json.loads(path.read_text())
-    config |= {"chat_template": CHAT_TEMPLATE, "eos_token": TURN_ENDS}
+    config |= {"chat_template": chat_template(virtual), "eos_token": TURN_ENDS}
     write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 

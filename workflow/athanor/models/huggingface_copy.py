@@ -7,8 +7,10 @@ from typing import Any
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from athanor.models.huggingface import DTYPES, Exported, copy_tokenizer, special_tokens, teach_to_chat
+from athanor.models.virtual_tokens import VirtualTokenError, add_virtual_tokens, virtual_ids
 from athanor.models.weight_files import ExportError
 from athanor.recipe.schema.recipe import Export
+from athanor.recipe.virtual_tokens import name_of
 
 
 def export_folder(
@@ -21,9 +23,9 @@ def export_folder(
     progress(0, 1)
     folder.mkdir(parents=True, exist_ok=True)
     copy_tokenizer(tokenizer, folder)
-    teach_to_chat(folder)
-    eos, pad = special_tokens(folder)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[settings.dtype])
+    teach_to_chat(folder, _virtual_tokens(source, folder, model.config.vocab_size))
+    eos, pad = special_tokens(folder)
     model.config.eos_token_id, model.config.pad_token_id = eos, pad
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
     model.save_pretrained(folder, max_shard_size=settings.max_shard_bytes)
@@ -35,3 +37,18 @@ def export_folder(
     files = tuple(sorted(path.name for path in folder.iterdir()))
     weight_bytes = sum((folder / name).stat().st_size for name in files if name.endswith(".safetensors"))
     return Exported(files, sum(weight.numel() for weight in model.parameters()), weight_bytes)
+
+
+def _virtual_tokens(source: Path, folder: Path, rows: int) -> list[str]:
+    """Give the folder's tokenizer those that `source` was tuned with, under the same ids; their names."""
+    wanted = virtual_ids(source)
+    try:
+        found = add_virtual_tokens(folder, len(wanted), rows) if wanted else ()
+    except VirtualTokenError as error:
+        raise ExportError(str(error)) from error
+    if found != wanted:
+        raise ExportError(
+            f"{source} has virtual tokens from id {wanted[0]} and the tokenizer of {folder} from {found[0]}: it is not the "
+            "tokenizer that was trained with"
+        )
+    return [name_of(number) for number in range(len(wanted))]

@@ -184,10 +184,10 @@ ROWS: tuple[Illegal, ...] = (
         _megatron(lambda _, t: t.peft.kind is not PeftKind.NONE),
     ),
     Illegal(
-        "SECTION.peft.kind", "`prefix` or `prompt`",
-        "virtual tokens cannot be merged into weights, and transformers loads no folder that has them beside its weights",
-        "lora",
-        _deepspeed(lambda _, t: t.peft.kind in (PeftKind.PREFIX, PeftKind.PROMPT)),
+        "SECTION.peft.kind", "`prefix`",
+        "keys and values that it puts before every layer are no token's, so no folder that transformers or vLLM loads has them",
+        "prompt, whose vectors are rows of the embedding",
+        _deepspeed(lambda _, t: t.peft.kind is PeftKind.PREFIX),
     ),
     Illegal(
         "SECTION.peft.kind", "`qlora`",
@@ -196,16 +196,16 @@ ROWS: tuple[Illegal, ...] = (
         _deepspeed(lambda _, t: t.peft.kind is PeftKind.QLORA),
     ),
     Illegal(
-        "SECTION.optimizer.name", "`muon` with `ia3`",
-        "IA3 trains vectors, and Muon is for matrices",
+        "SECTION.optimizer.name", "`muon` with `ia3` or `prompt`",
+        "these train vectors, and Muon is for the matrices between embedding and output layer",
         "adamw",
-        _deepspeed(lambda _, t: t.optimizer.name is OptimizerName.MUON and t.peft.kind is PeftKind.IA3),
+        _deepspeed(lambda _, t: t.optimizer.name is OptimizerName.MUON and t.peft.kind in (PeftKind.IA3, PeftKind.PROMPT)),
     ),
     Illegal(
         "SECTION.peft.kind", "`lomo` or `adalomo` with any but `none`",
         "they are for training all weights where their state has no room, which adapters hardly have",
         "none, or SECTION.optimizer.name=adamw",
-        _fused(lambda _, t: t.peft.kind not in (PeftKind.NONE, PeftKind.PREFIX, PeftKind.PROMPT, PeftKind.QLORA)),
+        _fused(lambda _, t: t.peft.kind not in (PeftKind.NONE, PeftKind.PREFIX, PeftKind.QLORA)),
     ),
     Illegal(
         "SECTION.zero.offload", "`offload` with `stage` 0",

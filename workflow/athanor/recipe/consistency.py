@@ -22,6 +22,7 @@ from athanor.recipe.schema.recipe import Recipe, Source
 from athanor.recipe.schema.training import Model, Pretrain
 from athanor.recipe.trainings import illegal_training
 from athanor.recipe.units import Unit, format_quantity
+from athanor.recipe.virtual_tokens import illegal_start, illegal_virtual_tokens
 
 
 def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
@@ -32,6 +33,7 @@ def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
         *_missing_files(recipe, project),
         *other_versions(recipe, project),
         *illegal_folders(recipe, project),
+        *illegal_start(recipe, project),
     ]
 
 
@@ -148,6 +150,6 @@ def _exists(path: str, project: Path) -> bool:
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_preference, illegal_reward,
-    illegal_reward_training, illegal_export, _suites,
+    _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_virtual_tokens,
+    illegal_preference, illegal_reward, illegal_reward_training, illegal_export, _suites,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from athanor.recipe.problems import Problem
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.sections import engine_section
 from athanor.recipe.units import Unit, format_quantity
+from athanor.recipe.virtual_tokens import virtual_tokens
 
 TEXTS = (  # keys of `reward` that say what is written and which texts are used
     "prefixes", "test_prefixes", "test_models", "shortest_prefix", "longest_prefix", "temperatures", "top_p", "top_k",
@@ -55,8 +56,9 @@ def illegal_reward(r: Recipe) -> Iterator[Problem]:
     if w.shortest_text > w.max_new_tokens:
         advice = f"no text is as long, {where}.max_new_tokens={w.max_new_tokens} at most; lower it"
         yield Problem(f"{where}.shortest_text", w.shortest_text, advice)
-    if w.longest_prefix + w.max_new_tokens > (room := r.model.max_sequence_length):
-        advice = f"with {where}.longest_prefix={w.longest_prefix} more than model.max_sequence_length={room}; lower one of them"
+    if w.longest_prefix + w.max_new_tokens + (tokens := virtual_tokens(r)) > (room := r.model.max_sequence_length):
+        beside = f"{where}.longest_prefix={w.longest_prefix}" + (f" and {tokens} virtual tokens" if tokens else "")
+        advice = f"with {beside} more than model.max_sequence_length={room}; lower one of them"
         yield Problem(f"{where}.max_new_tokens", w.max_new_tokens, advice)
     if not w.temperatures or len(set(w.temperatures)) < len(w.temperatures):
         yield Problem(f"{where}.temperatures", w.temperatures, "at least one, each once")

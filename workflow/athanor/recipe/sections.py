@@ -233,4 +233,6 @@ def backend_section(backend: Backend, peft: Peft, name: str) -> dict[str, Any]:
         section[f"{name}.peft.kind"] = peft.kind
     if peft.kind in (PeftKind.LORA, PeftKind.DORA):
         section |= {f"{name}.peft.rank": peft.rank, f"{name}.peft.alpha": peft.alpha}
+    if peft.kind is PeftKind.PROMPT:
+        section[f"{name}.peft.tokens"] = peft.tokens
     return section

@@ -30,10 +30,11 @@ class Speech:
 
 @dataclass(frozen=True)
 class Speaker:
-    """The weights of a model: who made them, and how to answer with them."""
+    """The weights of a model: who made them, how to answer with them, and what they were tuned to have before a text."""
 
     fingerprint: str
     engine: Callable[[], Engine]
+    first: tuple[int, ...] = ()
 
 
 def write_trajectories(
@@ -52,7 +53,8 @@ def write_trajectories(
     work: dict[Policy, list[Prompt]] = {}
     for item in continued:
         for policy in (policy for policy in item.policies if policy.model in speakers):
-            work.setdefault(policy, []).append(Prompt(item.prefix.id, item.prefix.tokens))
+            tokens = (*speakers[policy.model].first, *item.prefix.tokens)
+            work.setdefault(policy, []).append(Prompt(item.prefix.id, tokens))
     total, before, shards = sum(map(len, work.values())), 0, dict[str, Sequence[Path]]()
     for policy in sorted(work, key=lambda policy: policy.name):
         speaker, prompts = speakers[policy.model], work[policy]

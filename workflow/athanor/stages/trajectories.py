@@ -2,6 +2,7 @@
 
 from athanor.artifacts.run import Outcome, StageRun, Stopped
 from athanor.models.folder_files import MODEL_FOLDER
+from athanor.models.virtual_tokens import virtual_ids
 from athanor.rl.trajectories import Speaker, write_trajectories
 from athanor.stages.asking import engine_of
 from athanor.stages.roster import ends_of, plan, speech, tokenizer_of
@@ -20,7 +21,8 @@ def run(stage: StageRun) -> Outcome:
         if stage.stop_requested and done < total:
             raise Stopped(f"trajectories of {stage.instance} after {done} of {total} prefixes; finished shards are kept")
 
-    speaker = Speaker(model.fingerprint, lambda: engine_of(stage, model.folder / MODEL_FOLDER, ends))
+    folder = model.folder / MODEL_FOLDER
+    speaker = Speaker(model.fingerprint, lambda: engine_of(stage, folder, ends), virtual_ids(folder))
     continued = plan(stage, tokenizer).all
     shards = write_trajectories(continued, {stage.instance: speaker}, speech(stage), stage.folder / SHARDS, progress)
     files = tuple(path.relative_to(stage.folder).as_posix() for paths in shards.values() for path in paths)

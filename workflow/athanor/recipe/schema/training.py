@@ -73,11 +73,13 @@ class Zero:
 
 @dataclass
 class Peft:
-    """Few weights trained beside frozen ones, on all projections of attention and MLP; merged into them at the end."""
+    """Few weights trained beside frozen ones, on all projections of attention and MLP, and merged into them at the end; or
+    (prompt) virtual tokens before every conversation, which become rows of the embedding."""
 
-    kind: PeftKind = key(PeftKind.NONE, "none | lora | dora | ia3; prefix, prompt and qlora are known and refused")
+    kind: PeftKind = key(PeftKind.NONE, "none | lora | dora | ia3 | prompt; prefix and qlora are known and refused")
     rank: int = key(8, "lora, dora: of the product that is added to a matrix", low=1)
     alpha: float = key(16.0, "lora, dora: that product counts alpha / rank times", above=0)
+    tokens: int = key(16, "prompt: virtual tokens; each takes a row of model.vocab_size that the tokenizer leaves", low=1)
 
 
 @dataclass

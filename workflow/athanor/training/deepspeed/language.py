@@ -1,7 +1,7 @@
 """Fine-tuning of a dense language model in its Hugging Face form: from a folder to a folder, on packed conversations."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.run import StageError
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
+from athanor.models.virtual_tokens import virtual_ids
 from athanor.recipe.schema.choices import PeftKind
 from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
+from athanor.training.deepspeed.prompts import first_ids, prompt_tuned, write_with_rows
 from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
 from athanor.training.deepspeed.windows import PackedBatches, PackedReader, drawn_losses, response_losses
 from athanor.training.held_out import HeldOut
@@ -29,20 +31,46 @@ def fine_tuning(
     samples: Callable[[], PackedReader],
     held_out: Callable[[], Mapping[str, HeldOut]],
 ) -> ModuleTask:
-    """The task of training the folder `start` on `samples` to the end of the budget."""
+    """The task of training the folder `start` on `samples` to the end of the budget.
+
+    Every conversation begins with the virtual tokens that `start` has, or that `peft` trains. Raises StageError where the
+    vocabulary has no room for these.
+    """
+    had = virtual_ids(start)
+    ids = first_ids(start, peft.tokens) if peft.kind is PeftKind.PROMPT else had
+
+    def measured_behind(ids: Sequence[int]) -> dict[str, Measured]:
+        return {domain: measured(held, ids) for domain, held in held_out().items()}
+
     return ModuleTask(
         settings=settings,
         zero=zero,
         end_tokens=settings.token_budget,
-        module=lambda: read_model(start) if peft.kind is PeftKind.NONE else adapted(read_model(start), peft),
-        batches=lambda: PackedBatches(samples()),
+        module=lambda: _module(start, peft, ids, fresh=not had),
+        batches=lambda: PackedBatches(samples(), ids),
         loss=response_losses,
         sampled_loss=drawn_losses,
-        held_out=lambda: {domain: measured(held) for domain, held in held_out().items()},
-        write=lambda weights, folder: (
-            write_model(start, weights, folder) if peft.kind is PeftKind.NONE else write_merged(start, peft, weights, folder)
-        ),
+        held_out=lambda: measured_behind(ids),
+        held_out_before=None if ids == had else lambda: measured_behind(had),
+        write=lambda weights, folder: _write(start, peft, weights, folder),
     )
+
+
+def _module(start: Path, peft: Peft, ids: tuple[int, ...], *, fresh: bool) -> torch.nn.Module:
+    model = read_model(start)
+    if peft.kind is PeftKind.NONE:
+        return model
+    return prompt_tuned(model, ids, fresh=fresh) if peft.kind is PeftKind.PROMPT else adapted(model, peft)
+
+
+def _write(start: Path, peft: Peft, weights: Weights, folder: Path) -> None:
+    if peft.kind is PeftKind.NONE:
+        write_model(start, weights, folder)
+    elif peft.kind is PeftKind.PROMPT:
+        copy_tokenizer(start, folder)
+        write_with_rows(read_model(start), weights, start, folder, folder / ADAPTER)
+    else:
+        write_merged(start, peft, weights, folder)
 
 
 def by_domain(task: ModuleTask, domains: tuple[str, ...], domain: Callable[[Any, int], str]) -> ModuleTask:
@@ -100,6 +128,6 @@ class _Listed:
         return self._samples[index]
 
 
-def measured(held_out: HeldOut) -> Measured:
-    """Held-out windows as batches."""
-    return Measured(PackedBatches(_Listed(held_out)), len(held_out.samples), held_out.bytes)  # type: ignore[arg-type]
+def measured(held_out: HeldOut, first: Sequence[int] = ()) -> Measured:
+    """Held-out windows as batches, the ids `first` before each conversation."""
+    return Measured(PackedBatches(_Listed(held_out), first), len(held_out.samples), held_out.bytes)  # type: ignore[arg-type]

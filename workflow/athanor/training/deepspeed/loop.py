@@ -140,7 +140,8 @@ class ModuleRun:
         if not self._at_end():
             held_out = self.task.held_out()
             if not self.task.earlier and not self.position.step and not (self.stage.folder / START_VALIDATION).is_file():
-                self._validate(held_out, START_VALIDATION)
+                before = self.task.held_out_before
+                self._validate(before() if before else held_out, START_VALIDATION)
             while not self._at_end():
                 self.one_step(held_out)
         if not self.saved:

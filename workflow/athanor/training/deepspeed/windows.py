@@ -1,6 +1,7 @@
 """Packed windows as a Hugging Face model reads them: no conversation sees another, positions restart, responses alone count."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from athanor.training.deepspeed.task import Batch
 from athanor.training.samples import PackedSample
+
+NO_DOCUMENT = -1  # of padding behind a window
 
 
 class PackedReader(Protocol):
@@ -19,15 +22,31 @@ class PackedReader(Protocol):
         ...
 
 
-class PackedBatches:
-    """Windows side by side, [windows, seq]; a token's document is its number in the window."""
+@dataclass(frozen=True)
+class Packed:
+    """A window, and the ids that stand before each of its conversations, as `PackedSample`."""
 
-    def __init__(self, reader: PackedReader) -> None:
+    tokens: NDArray[np.int64]
+    counts: NDArray[np.bool_]
+    ends: NDArray[np.int64]
+
+
+class PackedBatches:
+    """Windows side by side, [windows, seq]; a token's document is its number in the window.
+
+    The ids `first` (virtual tokens) stand before each conversation that counts, beyond the window's length: a conversation sees
+    its own. Windows that are longer by fewer of them are padded.
+    """
+
+    def __init__(self, reader: PackedReader, first: Sequence[int] = ()) -> None:
         self.reader = reader
+        self._first = np.array(first, dtype=np.int64)
 
     def batch(self, samples: Sequence[int]) -> Batch:
         """`tokens`, `labels`, `positions`, `documents` (int64) and `counts` (float64), all [windows, seq]."""
-        rows = [_row(self.reader.sample(index)) for index in samples]
+        rows = [_row(begun(self.reader.sample(index), self._first)) for index in samples]
+        longest = max(len(row["tokens"]) for row in rows)
+        rows = [_padded(row, longest) for row in rows]
         tensors = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         return Batch(tensors, tensors["counts"].sum(dim=1))
 
@@ -72,6 +91,32 @@ def document_mask(documents: torch.Tensor) -> torch.Tensor:
     """[windows, 1, seq, seq], bool: which earlier tokens a token sees, from `documents` [windows, seq]."""
     same = documents[:, :, None] == documents[:, None, :]
     return same.tril()[:, None]
+
+
+def begun(sample: PackedSample, first: NDArray[np.int64]) -> PackedSample:
+    """`sample` with the ids `first` before each of its conversations; what nothing counts in (padding) is left."""
+    if not len(first):
+        return sample
+    tokens, counts, ends, begin, size = [], [], [], 0, 0
+    for end in sample.ends:
+        if sample.counts[begin:end].any():
+            tokens.append(first)
+            counts.append(np.zeros(len(first), dtype=np.bool_))
+            size += len(first)
+        tokens.append(sample.tokens[begin:end])
+        counts.append(sample.counts[begin:end])
+        size += int(end) - begin
+        ends.append(size)
+        begin = int(end)
+    return Packed(np.concatenate(tokens), np.concatenate(counts), np.array(ends, dtype=np.int64))
+
+
+def _padded(row: dict[str, NDArray[np.generic]], length: int) -> dict[str, NDArray[np.generic]]:
+    """Up to `length` tokens, with zeros in a document of their own."""
+    room = length - len(row["tokens"])
+    fill = {name: np.zeros(room, dtype=column.dtype) for name, column in row.items()}
+    fill["documents"] = np.full(room, NO_DOCUMENT)
+    return {name: np.concatenate([column, fill[name]]) for name, column in row.items()} if room else row
 
 
 def _row(sample: PackedSample) -> dict[str, NDArray[np.generic]]:
