@@ -50,10 +50,10 @@ def test_policy_writes_behind_the_tokens_it_was_tuned_to_have_first(weights: Pat
             asked.extend(prompt.tokens for prompt in prompts)
             return super().generate(prompts, sampling)
 
-    tuned = {"one": Speaker("tuned", lambda: Listening(weights, [0]), first=(61, 62))}
+    tuned = {"one": Speaker("tuned", lambda: Listening(weights, [0]), first=(38, 39))}
     write_trajectories(CONTINUED, tuned, SPEECH, tmp_path, lambda *_: None)
     mine = [item.prefix.tokens for item in CONTINUED for policy in item.policies if policy.model == "one"]
-    assert sorted(asked) == sorted((61, 62, *tokens) for tokens in mine) and mine
+    assert sorted(asked) == sorted((38, 39, *tokens) for tokens in mine) and mine
 
 
 class Dying:
