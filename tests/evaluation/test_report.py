@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from athanor.artifacts.files import write_json
+from athanor.evaluation.difficulty import NodeDifficulty, by_node, difficulty_metrics
 from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, draw_loss, write_figures
 from athanor.evaluation.rankings import chosen_of, read_pair_losses, read_rankings
 from athanor.evaluation.results import (
@@ -133,6 +134,27 @@ def test_summary_is_self_contained_and_escapes_names(results: CampaignResults, t
     assert "<?xml" not in page
     assert "0123456789ab" in page
     assert "+0.250" in page
+
+
+def test_difficulty_is_counted_by_every_node_of_the_taxonomy(results: CampaignResults, tmp_path: Path) -> None:
+    sums = NodeDifficulty(("mathematics", "arithmetic", "sums"), 100, 60, 20, 10, 10, 5, 2, 40, 20, pass_rate=0.2)
+    lists = NodeDifficulty(("mathematics", "logic", "filters"), 300, 300, 0, 0, 0, 0, 0, 0, 0, pass_rate=0.0)
+    nodes = by_node([sums, lists])
+    assert [node.node[-1] for node in nodes] == ["mathematics", "arithmetic", "sums", "logic", "filters"]
+    both = nodes[0]
+    assert (both.labelled, both.unsolved, both.hard, both.repeats, both.rephrased) == (400, 360, 20, 40, 20)
+    assert both.pass_rate == pytest.approx(0.05) and nodes[1].pass_rate == nodes[2].pass_rate == 0.2
+    metrics = dict(difficulty_metrics(nodes))
+    assert metrics["difficulty/mathematics/unsolved"] == 0.9 and metrics["difficulty/mathematics/arithmetic/sums/hard"] == 0.2
+    write_results(tmp_path / "labelled.json", replace(results, difficulty=nodes))
+    assert json.loads((tmp_path / "labelled.json").read_text())["difficulty"][0]["node"] == ["mathematics"]
+    write_summary(tmp_path / "summary.html", replace(results, difficulty=nodes), {}, [])
+    assert "mathematics / arithmetic / sums" in (tmp_path / "summary.html").read_text()
+
+
+def test_report_of_a_campaign_without_labels_is_as_it_was(results: CampaignResults, tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", results)
+    assert "difficulty" not in json.loads((tmp_path / "results.json").read_text())
 
 
 def test_expert_load_is_drawn_where_it_was_counted(results: CampaignResults, tmp_path: Path) -> None:

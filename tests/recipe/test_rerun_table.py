@@ -194,6 +194,7 @@ RERUN |= {
     "sft.labels.tasks": (["ask", "ask"], NOTHING),
     "sft.labels.questions": (100, LABELS),
     "sft.labels.samples": (4, LABELS),
+    "sft.labels.temperature": (0.5, LABELS),
     "sft.labels.max_new_tokens": (32, LABELS),
     "sft.labels.easy_from": (0.9, CURATION),
     "sft.labels.hard_up_to": (0.3, CURATION),

@@ -58,7 +58,7 @@ def pack_section(r: Recipe, kind: Responses) -> dict[str, Any]:
 
 def labels_section(r: Recipe) -> dict[str, Any]:
     """What decides how often a task's training questions are answered right."""
-    keys = ("questions", "samples", "max_new_tokens")
+    keys = ("questions", "samples", "temperature", "max_new_tokens")
     return {"seed": r.seed, **{f"sft.labels.{k}": getattr(r.sft.labels, k) for k in keys}, **engine_section(r)}
 
 

@@ -34,7 +34,7 @@ def run(stage: StageRun) -> Outcome:
     times = {c.id: settings.repeats.get(graded.levels[c.id], 1) for c in learnt if c.id in graded.levels}
     often = {c.id: c for c in learnt if times.get(c.id, 1) > 1}
     ways = _ways(stage, often, [*learnt, *read_conversations(made / HELD_OUT_FILE)])
-    repeats = _repeats(often, times, ways)
+    repeats = repeats_of(often, times, ways)
     with JsonlWriter(stage.folder / TRAINING_FILE) as writer:
         for conversation in (*learnt, *repeats):
             writer.write(conversation.row())
@@ -67,7 +67,7 @@ def _asks_alike(one: Conversation, other: Conversation) -> bool:
     return question_of(one)[0] == question_of(other)[0]
 
 
-def _repeats(
+def repeats_of(
     often: Mapping[str, Conversation], times: Mapping[str, int], ways: Mapping[str, Sequence[Conversation]]
 ) -> list[Conversation]:
     """Every second time, every third and so on, so that no window has one question twice while others fill it."""

@@ -18,7 +18,8 @@ def run(stage: StageRun) -> Outcome:
     conversations = read_conversations(stage.input_named("conversations").folder / TRAINING_FILE)
     questions = (Question(stage.instance, conversation) for conversation in islice(conversations, settings.questions or None))
     asked = Asked(stage, questions, settings.max_new_tokens, "sft.labels.max_new_tokens")
-    sampling = Sampling(settings.samples, max_new_tokens=settings.max_new_tokens, seed=stage.recipe.seed)
+    most, seed = settings.max_new_tokens, stage.recipe.seed
+    sampling = Sampling(settings.samples, settings.temperature, max_new_tokens=most, seed=seed)
     answers = asked.sample(sampling, stage.folder / "shards", 0, len(asked.prompts))
     shown = []
     with JsonlWriter(stage.folder / PASS_RATES_FILE) as writer:

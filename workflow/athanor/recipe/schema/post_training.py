@@ -64,6 +64,7 @@ class Labels:
     tasks: list[str] = key([], "tasks that are labelled; empty: those of sft.mixture whose generator judges answers")
     questions: int = key(1000, "training questions a task that are asked, at most; 0 for all", low=0)
     samples: int = key(8, "answers a question", low=2)
+    temperature: float = key(1.0, "of the answers: a model of few steps says anything at 1", above=0, high=10)
     max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
     easy_from: float = key(0.75, "pass rate from which on a question is easy", above=0, high=1)
     hard_up_to: float = key(0.25, "pass rate up to which it is hard; unsolved is what was never answered right", above=0, high=1)
