@@ -13,7 +13,6 @@ from athanor.recipe.schema.post_training import Preference
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.schema.training import Checkpoint, Parallel, Zero
 from athanor.training.checkpoints import FINAL
-from athanor.training.held_out import of_samples
 from tests.training import module_program as program
 from tests.training.module_program import ModuleJob
 from tests.training.recipes import BATCH, recipe
@@ -118,9 +117,13 @@ def test_model_begins_undecided_and_comes_to_prefer_what_was_preferred(
     assert _validation(learnt[kind], "validation.json") < 0.95 * undecided
 
 
-def test_losses_of_pairs_are_called_so_in_the_metrics() -> None:
-    found = of_samples({"loss": 1.0, "sums/nats_per_token": 0.5, "sums/bits_per_byte": math.nan})
-    assert found == {"loss": 1.0, "sums/nats_per_sample": 0.5}
+def test_losses_of_pairs_are_called_so_in_the_metrics_and_in_mlflow(learnt: dict[PreferenceKind, Path]) -> None:
+    run = learnt[PreferenceKind.DPO]
+    metrics = json.loads((run / "outcome.json").read_text())["metrics"]
+    assert metrics["chains/nats_per_sample"] == _validation(run, "validation.json")
+    [spool] = (run / "tracking").glob("*.jsonl")
+    assert '"validation/chains/nats_per_sample"' in spool.read_text()
+    assert not any("per_token" in text or "per_byte" in text for text in (str(metrics), spool.read_text()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

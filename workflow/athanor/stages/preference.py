@@ -16,7 +16,6 @@ from athanor.stages.pretrain import failures_so_far
 from athanor.stages.selection import message_of
 from athanor.training.deepspeed.loop import train
 from athanor.training.deepspeed.preference import TokenPair, preference_learning
-from athanor.training.held_out import of_samples
 
 
 def run(stage: StageRun) -> Outcome:
@@ -37,7 +36,7 @@ def run(stage: StageRun) -> Outcome:
     stage.spool.model(
         f"{stage.stage}-{stage.instance}", int(outcome.counters["step"]), MODEL_FOLDER, described, source="huggingface"
     )
-    return replace(outcome, counters=counters, metrics=of_samples(outcome.metrics))
+    return replace(outcome, counters=counters)
 
 
 @dataclass(frozen=True)

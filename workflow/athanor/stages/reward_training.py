@@ -22,7 +22,6 @@ from athanor.stages.roster import tokenizer_of
 from athanor.stages.triples import BASELINES_FILE, TEST_FILE
 from athanor.training.deepspeed.loop import train
 from athanor.training.deepspeed.pairs import Start, Triples, reward_training
-from athanor.training.held_out import of_samples
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def train_on(stage: StageRun, lesson: Lesson) -> Outcome:
     stage.spool.metrics(step, metrics)
     described = {"tokens": outcome.counters["tokens"], "lr": settings.lr, "batch_tokens": settings.batch_tokens}
     stage.spool.model(f"{stage.stage}-{stage.instance}", step, MODEL_FOLDER, described, "huggingface")
-    return replace(outcome, files=(*outcome.files, ACCURACY_FILE), metrics={**of_samples(outcome.metrics), **metrics})
+    return replace(outcome, files=(*outcome.files, ACCURACY_FILE), metrics={**outcome.metrics, **metrics})
 
 
 def triples_of(stage: StageRun, name: str) -> Triples:

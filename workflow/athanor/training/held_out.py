@@ -36,12 +36,6 @@ def domain_loss(nats: float, tokens: int, text_bytes: int) -> DomainLoss:
     return DomainLoss(nats, tokens, bits)
 
 
-def of_samples(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a training whose samples are pairs: their losses are of no token, and they have no length in bytes."""
-    told = {name: value for name, value in metrics.items() if not name.endswith("/bits_per_byte")}
-    return {name.replace("nats_per_token", "nats_per_sample"): value for name, value in told.items()}
-
-
 def write_validation(path: Path, losses: Mapping[str, DomainLoss]) -> None:
     """`validation.json`: domain → nats_per_token, tokens, bits_per_byte."""
     write_json(path, finite({domain: asdict(loss) for domain, loss in losses.items()}))

@@ -265,11 +265,15 @@ class ModuleRun:
 
     def _validate(self, held_out: Mapping[str, Measured], kept_as: str = "") -> None:
         losses = measure(self.engine, self.task.loss, held_out, self.ranks, self.settings.parallel.micro_batch_size)
-        values = {f"validation/{domain}/nats_per_token": loss.nats_per_token for domain, loss in losses.items()}
+        values = {f"validation/{domain}/{self._loss}": loss.nats_per_token for domain, loss in losses.items()}
         values |= {f"validation/{d}/bits_per_byte": loss.bits_per_byte for d, loss in losses.items() if held_out[d].bytes}
         self.stage.spool.metrics(self.position.step, values)
         if kept_as and self.stage.rank == 0:
             write_validation(self.stage.folder / kept_as, losses)
+
+    @property
+    def _loss(self) -> str:
+        return f"nats_per_{self.task.loss_of}"
 
     def _write_model(self) -> None:
         """Fill `model/` beside and rename: it is whole where it has its name."""
@@ -289,7 +293,9 @@ class ModuleRun:
         if self.curve is not None and self.curve.last is not None:
             metrics["loss"] = self.curve.last.loss
             for domain, loss in json.loads((self.stage.folder / VALIDATION).read_text()).items():
-                metrics |= {f"{domain}/{name}": number(loss[name]) for name in ("bits_per_byte", "nats_per_token")}
+                metrics[f"{domain}/{self._loss}"] = number(loss["nats_per_token"])
+                if (bits := number(loss["bits_per_byte"])) == bits:  # of text; nan else
+                    metrics[f"{domain}/bits_per_byte"] = bits
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         counters: dict[str, int | str] = {"step": at.step, "tokens": at.tokens, "samples": at.samples}

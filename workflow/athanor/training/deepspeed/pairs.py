@@ -67,4 +67,5 @@ def reward_training(settings: RewardTraining, start: Start, learnt: Triples, hel
         loss=pair_loss,
         held_out=lambda: {name: measured(triples) for name, triples in held_out.items()},
         write=write,
+        loss_of="sample",
     )

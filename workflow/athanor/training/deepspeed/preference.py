@@ -67,6 +67,7 @@ def preference_learning(
             domain: Measured(batches(kept, padding, _as_they_are), held_out * len(kept)) for domain, kept in measured().items()
         },
         write=lambda weights, folder: write_model(start, weights, folder),
+        loss_of="sample",
     )
 
 

@@ -74,6 +74,7 @@ class ModuleTask:
     loss: Loss
     held_out: Callable[[], Mapping[str, Measured]]
     write: Write  # called on rank 0 with the trained weights: fills the folder `model/`, which is there and empty
+    loss_of: str = "token"  # what a measured loss is the mean of: metrics are called by it, as `nats_per_token`
     held_out_before: Callable[[], Mapping[str, Measured]] | None = None  # what is measured at the beginning, where that is other
     earlier: Path | None = None  # the checkpoint of an earlier point of the same training, which this one goes on from
     sampled_loss: SampledLoss | None = None  # a task without is refused where the rule is Sophia
