@@ -294,7 +294,7 @@ class ModuleRun:
             metrics["loss"] = self.curve.last.loss
             for domain, loss in json.loads((self.stage.folder / VALIDATION).read_text()).items():
                 metrics[f"{domain}/{self._loss}"] = number(loss["nats_per_token"])
-                if (bits := number(loss["bits_per_byte"])) == bits:  # of text; nan else
+                if math.isfinite(bits := number(loss["bits_per_byte"])):  # of text
                     metrics[f"{domain}/bits_per_byte"] = bits
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
