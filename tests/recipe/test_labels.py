@@ -14,7 +14,7 @@ TWO = {"sft.tasks.tell": TASK, "sft.mixture": {"ask": 1, "tell": 1}}
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "no such mixture": (
         {"sft.labels.by": "both"},
-        "sft.labels.by='both': no such mixture in sft.search, which tries ask, mixture",
+        "sft.labels.by='both': no such mixture: of sft.mixture sft.search tries ask, mixture",
     ),
     "no search": (
         {"sft.search.token_budget": 0},

@@ -39,7 +39,7 @@ def _model_and_tasks(r: Recipe) -> Iterator[Problem]:
     if not tried:
         yield Problem(f"{WHERE}.by", labels.by, "nothing is tried, so that no model can label; give sft.search.token_budget")
     elif labels.by not in tried:
-        yield Problem(f"{WHERE}.by", labels.by, f"no such mixture in sft.search, which tries {', '.join(tried)}")
+        yield Problem(f"{WHERE}.by", labels.by, f"no such mixture: of sft.mixture sft.search tries {', '.join(tried)}")
     if not labelled_tasks(r):
         advice = "is empty, and no task of sft.mixture has problems that judge their answers; name those with one right answer"
         yield Problem(f"{WHERE}.tasks", None, advice)
