@@ -7,7 +7,7 @@ of everything once (`once`); with hard questions three times, each time in other
 lot of those labelled three times (`drawn`, the control). Asked are held-out questions, four times each. No aim: the table
 says what the option was worth here, beside each other arm in every seed.
 
-    python benchmarks/difficulty.py [--json FILE] [--seeds N] [--tokens N]
+    python benchmarks/difficulty.py [--quick] [--json FILE] [--seed N] [--seeds N]
 """
 
 import argparse
@@ -49,6 +49,7 @@ from athanor.stages.curation import repeats_of
 
 ARMS = ("once", "drawn", "hard")
 ITEMS, LABELLED, ASKED, SAMPLES, BATCH, LR = 2400, 1000, 240, 4, 64, 3e-3
+TOKENS = 400_000  # of each arm's training
 RULE = Labels(repeats={"hard": 3})
 ONE_DIGIT = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
 LISTS = {"min_numbers": 3, "max_numbers": 3, "min_decimals": 0, "max_decimals": 0, "min_value": 0, "max_value": 9}
@@ -82,9 +83,10 @@ class Problems:
 def main() -> None:
     """Train and ask every arm of every seed; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the tokens: whether it runs")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=400_000, help="of each arm's training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -93,7 +95,9 @@ def main() -> None:
         texts = [str(c.messages) for some in problems.train.values() for c in some[:400]]
         (weights := folder / "model").mkdir()
         save(train(texts, Tokenizer(vocab_size=384)), Tokenizer(vocab_size=384), weights)
-        found = {seed: measure(problems, weights, seed, arguments.tokens) for seed in range(arguments.seeds)}
+        tokens, count = (TOKENS // 10, 1) if arguments.quick else (TOKENS, arguments.seeds)
+        seeds = range(arguments.seed, arguments.seed + count)
+        found = {seed: measure(problems, weights, seed, tokens) for seed in seeds}
     tell(found)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))

@@ -40,7 +40,7 @@ def missing_requirements(with_accounting: bool = False) -> str:
     if absent:
         return f"{', '.join(absent)} not installed; run: {' && '.join(dict.fromkeys(wanted[name] for name in absent))}"
     if os.geteuid() != 0:
-        return "a Slurm of one's own needs root here"
+        return "a Slurm of one's own needs root here: make test as root runs this"
     return ""
 
 

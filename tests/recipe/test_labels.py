@@ -7,6 +7,7 @@ import pytest
 from athanor.recipe.lifecycle import Lifecycle
 from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import problems_with, with_entries
+from tests.recipe.test_finetuning_problems import GENERATED
 
 TASK = {"source": "prose", "turns": [{"prompts": ["{path}?"], "response": "{text}"}], "taxonomy": ["a", "b", "c"]}
 TWO = {"sft.tasks.tell": TASK, "sft.mixture": {"ask": 1, "tell": 1}}
@@ -125,22 +126,10 @@ def test_labels_that_change_nothing_leave_fine_tuning_as_it_was(project: Project
 
 
 def test_generated_problems_are_labelled_unasked(project: Project) -> None:
-    data = put(with_entries(base()), "data.sources.sums", GENERATED)
+    data = put(with_entries(base()), "data.sources.sums", GENERATED | {"entity": "{question}"})
     data["sft"]["tasks"]["sums"] = {**TASK, "source": "sums"}
     data["sft"] |= {"mixture": {"ask": 1, "sums": 1}, "labels": {"by": "sums"}}
     project.write("base", data)
     graph = Lifecycle(project.load(), project.root)
     assert [artifact.instance for artifact in graph.of("labels")] == ["sums"]
     assert "pack/sums-curated" not in graph, "nothing is dropped or repeated"
-
-
-GENERATED = {
-    "kind": "reasoning_gym",
-    "package": "chain_sum",
-    "version": "0.1.25",
-    "licence": "MIT",
-    "domain": "sums",
-    "format": "rows",
-    "entity": "{question}",
-    "items": 10,
-}

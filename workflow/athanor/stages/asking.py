@@ -1,4 +1,4 @@
-"""Questions out of conversations, asked of an exported model and judged: what stages `answers` and `rollouts` have in common."""
+"""Questions out of conversations, asked of an exported model and judged: what stages `answers`, `rollouts` and `labels` share."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,6 +70,16 @@ class Asked:
         shards = roll_out(self.prompts, Order(self.model.fingerprint, sampling), self._engine, folder, progress)
         return self._judged(shards)
 
+    def counters(self, answers: Sequence[Answer]) -> dict[str, int]:
+        """What was asked and what came back, for the manifest."""
+        return {
+            "questions": len(self.prompts),
+            "too_long": self.too_long,
+            "answers": len(answers),
+            "right": sum(answer.right for answer in answers),
+            "verifier_errors": self.judge.broken,
+        }
+
     def _engine(self) -> Engine:
         return engine_of(self._stage, self._folder, self._encoder.ends)
 
@@ -85,6 +95,12 @@ class Asked:
             facts = (sample.number, question, said, expected, sample.finish, size, log_prob, right)
             answers.append(Answer(asked.task, conversation.id, *facts))
         return answers
+
+
+def rates(answers: Sequence[Answer]) -> dict[str, float]:
+    """The share of answers that are right, and of those that were cut off or ran in a loop."""
+    right, cut = sum(answer.right for answer in answers), sum(answer.finish is not Finish.STOP for answer in answers)
+    return {"pass_rate": right / len(answers), "cut": cut / len(answers)}
 
 
 def engine_of(stage: StageRun, folder: Path, ends: Sequence[int]) -> Engine:

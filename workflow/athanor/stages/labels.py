@@ -8,8 +8,8 @@ from athanor.data.conversations import TRAINING_FILE, read_conversations
 from athanor.data.documents import JsonlWriter
 from athanor.rl.browser import SAMPLES_FILE, write_samples
 from athanor.rl.difficulty import PASS_RATES_FILE
-from athanor.rl.rollouts.sampling import Finish, Sampling
-from athanor.stages.asking import Asked, Question
+from athanor.rl.rollouts.sampling import Sampling
+from athanor.stages.asking import Asked, Question, rates
 
 
 def run(stage: StageRun) -> Outcome:
@@ -30,17 +30,6 @@ def run(stage: StageRun) -> Outcome:
             shown += [{**asdict(answer), "scores": {"pass_rate": right / len(of_one)}} for answer in of_one]
     write_samples(stage.folder / SAMPLES_FILE, f"{stage.recipe.name}: labels of {stage.instance}", shown)
     stage.spool.artifact(stage.folder / SAMPLES_FILE, SAMPLES_FILE)
-    right = sum(answer.right for answer in answers)
-    metrics = {
-        "pass_rate": right / len(answers),
-        "cut": sum(answer.finish is not Finish.STOP for answer in answers) / len(answers),
-    }
+    metrics = rates(answers)
     stage.spool.metrics(int(asked.model.counters.get("step", 0)), metrics)
-    counters = {
-        "questions": len(asked.prompts),
-        "too_long": asked.too_long,
-        "answers": len(answers),
-        "right": right,
-        "verifier_errors": asked.judge.broken,
-    }
-    return Outcome(files=(PASS_RATES_FILE, SAMPLES_FILE), counters=counters, metrics=metrics)
+    return Outcome(files=(PASS_RATES_FILE, SAMPLES_FILE), counters=asked.counters(answers), metrics=metrics)

@@ -9,7 +9,7 @@ from athanor.data.conversations import TRAINING_FILE, read_conversations
 from athanor.rewards.scores import Rules
 from athanor.rl.browser import SAMPLES_FILE, write_samples
 from athanor.rl.rollouts.sampling import Finish, Sampling
-from athanor.stages.asking import Asked, Question
+from athanor.stages.asking import Asked, Question, rates
 
 SCORED_FILE = "scored.jsonl"
 
@@ -33,16 +33,7 @@ def run(stage: StageRun) -> Outcome:
     (stage.folder / SCORED_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_samples(stage.folder / SAMPLES_FILE, f"{stage.recipe.name}: {stage.instance}", scored)
     stage.spool.artifact(stage.folder / SAMPLES_FILE, SAMPLES_FILE)
-    right = sum(answer.right for answer in answers)
-    cut = sum(answer.finish is not Finish.STOP for answer in answers)
-    metrics = {"pass_rate": right / len(answers), "cut": cut / len(answers)}
+    metrics = rates(answers)
     stage.spool.metrics(int(asked.model.counters.get("step", 0)), metrics)
-    counters = {
-        "questions": len(asked.prompts),
-        "too_long": asked.too_long,
-        "answers": len(answers),
-        "right": right,
-        "tokens": sum(answer.tokens for answer in answers),
-        "verifier_errors": asked.judge.broken,
-    }
+    counters = {**asked.counters(answers), "tokens": sum(answer.tokens for answer in answers)}
     return Outcome(files=(SCORED_FILE, SAMPLES_FILE), counters=counters, metrics=metrics)
