@@ -20,7 +20,9 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2
 p.lead { color: #4b5563; margin-top: 0 }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
-th { font-weight: 600; color: #4b5563 } th:first-child, td:first-child { text-align: left }
+th { font-weight: 600; color: #4b5563; white-space: normal; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left }
+td:nth-child(2) { white-space: normal }
 td.model { font-weight: 600; color: #b5451b }
 figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
 """
