@@ -20,15 +20,21 @@ class FileRecord:
     sha256: str
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either the old or the whole new content, also after a power cut."""
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write `text` so that `path` holds either the old or the whole new content, also after a power cut.
+
+    Not `durable` is for what is told every few seconds: no disk is waited for, and a power cut may leave the file empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.replace(temporary, path)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -36,9 +42,9 @@ def write_atomically(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """As write_atomically, as indented JSON with sorted keys."""
-    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", durable=durable)
 
 
 def sha256_of(path: Path) -> str:

@@ -25,7 +25,7 @@ def stragglers(folder: Path) -> list[Straggler]:
     """Of the artifact in `folder`, the slowest node first; none where training has told nothing (yet)."""
     try:
         rows = json.loads((folder / RANKS).read_text())["seconds"]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a power cut leaves an empty one
         return []
     seconds = {row["rank"]: row["compute"] + row["data"] for row in rows}
     usual = median(seconds.values())

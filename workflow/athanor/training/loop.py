@@ -200,7 +200,7 @@ class MilestoneRun:
             self.skips.add(skip, write=self.stage.rank == 0)
         else:
             self.spikes.learn(result.loss, result.grad_norm)
-        self.routing.fold(after.tokens)
+        self.routing.fold(result.counts, after.tokens)
         self.seconds_trained += time.perf_counter() - began
         self.monitor.step_done(after.tokens - before.tokens, self._domains(samples), result.rows)
         self._record(result, lr)
@@ -226,7 +226,7 @@ class MilestoneRun:
 
         self.routing.forget_step()
         told = Told(self.stage.stop_requested, self.stage.rank == 0 and self.saver.is_due(), self.profiler.asked())
-        return train_step(self.learner, batches, self.task.objective, lr, told, judge)
+        return train_step(self.learner, batches, self.task.objective, lr, told, judge, self.routing.counts)
 
     def _explained(self, first: StepResult, batches: list[MicroBatch], lr: float, after: Position) -> StepResult:
         """The step's result, or another one where the first was a fault of arithmetic (`diagnosis.py`)."""

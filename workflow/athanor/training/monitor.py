@@ -1,6 +1,6 @@
 """What a user watches training by: rates, the parts of a step, memory, losses by domain, and ranks that are slow.
 
-Everything is measured on each rank and brought together at the steps that are logged, by one reduction and one gather.
+Everything is measured on each rank and brought together at the steps that are logged, by one gather.
 """
 
 import resource
@@ -83,12 +83,11 @@ class Monitor:
         seconds, steps, tokens = now - self._since, max(1, self._steps), self._tokens
         parts = {part: spent / steps for part, spent in self._learner.clock.take().items()}
         own = [parts[Part.COMPUTE], parts[Part.DATA], _memory_bytes(), float(self._learner.layout.data_rank)]
-        mine = torch.tensor(own, dtype=torch.float64)
-        ranks = self._gather(mine.to(self._losses.device))
+        everyone = self._gather(own)
+        ranks = everyone[:, : len(own)].tolist()
         if dist.get_rank() == 0:
             self._leave(step, ranks)
-        dist.all_reduce(self._losses)
-        by_domain = {d: self._losses[n].tolist() for d, n in self._domains.items()}
+        losses = everyone[:, len(own) :].sum(dim=0).view_as(self._losses).tolist()
         self._losses.zero_()
         self._steps, self._tokens, self._since = 0, 0, now
         speed = tokens / seconds
@@ -99,23 +98,25 @@ class Monitor:
             "memory_megabytes": max(row[2] for row in ranks) / 1e6,
             **{f"step_seconds/{part.value}": spent for part, spent in parts.items()},
             "step_seconds/other": max(0.0, seconds / steps - sum(parts.values())),
-            **{f"loss/{domain}": loss / count for domain, (loss, count) in by_domain.items() if count},
+            **{f"loss/{domain}": losses[n][0] / losses[n][1] for domain, n in self._domains.items() if losses[n][1]},
         }
         if self.peak is not None:
             metrics["mfu"] = speed * self._flops / (len(self._nodes) * self.peak.flops_per_second)
         return metrics
 
-    def _gather(self, mine: torch.Tensor) -> list[list[float]]:
+    def _gather(self, own: list[float]) -> torch.Tensor:
+        """[ranks, what is each one's own and then its losses by domain], on the CPU."""
+        mine = torch.cat([torch.tensor(own, dtype=torch.float64, device=self._losses.device), self._losses.flatten()])
         everyone = [torch.empty_like(mine) for _ in self._nodes]
         dist.all_gather(everyone, mine)
-        return [row.tolist() for row in everyone]
+        return torch.stack(everyone).cpu()
 
     def _leave(self, step: int, ranks: list[list[float]]) -> None:
         rows = [
             {"rank": rank, "node": node, "data_rank": int(data_rank), "compute": compute, "data": data}
             for rank, (node, (compute, data, _, data_rank)) in enumerate(zip(self._nodes, ranks, strict=True))
         ]
-        write_json(self._folder / RANKS, {"schema_version": 1, "step": step, "time": time.time(), "seconds": rows})
+        write_json(self._folder / RANKS, {"schema_version": 1, "step": step, "time": time.time(), "seconds": rows}, durable=False)
 
 
 def _memory_bytes() -> float:

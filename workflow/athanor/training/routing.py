@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from megatron.core.transformer.moe.router import TopKRouter
 from numpy.typing import NDArray
 
@@ -40,19 +39,17 @@ class RoutingWatch:
         self.history: NDArray[np.int64] = np.zeros((BINS, *shape), dtype=np.int64)
         self._seen = np.zeros(shape, dtype=np.int64)  # since the last look
         self._entropy, self._tokens = 0.0, 0.0
-        # This rank's, since the last fold: tokens of each expert, then the sum of entropies and the tokens of the layer.
-        self._pending = torch.zeros(self._layers, self._experts + 2, dtype=torch.float64, device=device)
+        # This rank's of a step, a row a layer: tokens of each expert, then the sum of entropies and the tokens of the layer.
+        self.counts = torch.zeros(self._layers, self._experts + 2, dtype=torch.float64, device=device)
         for module in chain.from_iterable(chunk.modules() for chunk in chunks):
             if isinstance(module, TopKRouter):
                 self._observe(module)
 
-    def fold(self, tokens: int) -> None:
-        """After every step, on all ranks together: add up what it did. `tokens` are trained with it."""
+    def fold(self, summed: torch.Tensor, tokens: int) -> None:
+        """After every step: add up what it did, given the sum of `counts` over ranks. `tokens` are trained with it."""
         if not self.routers:
             return
-        dist.all_reduce(self._pending)
-        counts = self._pending.cpu().numpy().copy()
-        self._pending.zero_()
+        counts = summed.numpy()
         load = counts[:, : self._experts].astype(np.int64)
         first, last = self._span
         place = (tokens - 1 - first) * BINS // max(1, last - first)
@@ -62,8 +59,8 @@ class RoutingWatch:
         self._tokens += float(counts[:, -1].sum())
 
     def forget_step(self) -> None:
-        """A step begins, perhaps once more: what it did before does not count."""
-        self._pending.zero_()
+        """A step begins, perhaps once more: what was counted before is not its own."""
+        self.counts.zero_()
 
     def take(self) -> dict[str, float]:
         """Metrics of what was folded since the last look; none of a model without routers."""
@@ -99,7 +96,7 @@ class RoutingWatch:
 
     def _observe(self, router: TopKRouter) -> None:
         assert router.layer_number is not None
-        row = self._pending[router.layer_number - 1]
+        row = self.counts[router.layer_number - 1]
         score: Any = router.gating
 
         def gating(tokens: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,7 @@ class StepResult:
     profiled: int  # steps to trace from the next one on
     own: Own
     rows: torch.Tensor | None  # of this rank, as in `Sums`
+    counts: torch.Tensor  # of all ranks, on the CPU: what `train_step` was given
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,12 @@ def train_step(
     lr: float,
     told: Told,
     judge: Callable[[float, float], str],
+    counts: torch.Tensor,
 ) -> StepResult:
     """Update the weights on this rank's micro-batches, unless loss or gradient norm are unexpected on all ranks together.
 
-    `judge` says what is unexpected of a finite loss and norm, in words, or nothing. What is not finite always is.
+    `judge` says what is unexpected of a finite loss and norm, in words, or nothing. What is not finite always is. `counts`
+    (float64, any shape, the same on all ranks) is what the model's parts count of the micro-batches: summed with the loss.
     """
     learner.zero_gradients()
     clear_aux_losses_tracker()
@@ -88,7 +91,7 @@ def train_step(
         sums = run_micro_batches(learner, batches, objective, forward_only=False)
     aux = sum(float(entry["values"].sum()) for name, entry in get_moe_layer_wise_logging_tracker().items() if name != "z_loss")
     mine = [sums.loss, sums.tokens, aux, float(told.stop), float(told.save), float(told.profile)]
-    loss_sum, tokens, aux_sum, stops, saves, profiled = _sum_over_ranks(mine, learner.layout.device)
+    (loss_sum, tokens, aux_sum, stops, saves, profiled), counted = _sum_over_ranks(mine, counts)
     loss, norm = loss_sum / tokens, math.nan
     unexpected = "" if math.isfinite(loss) else f"loss {loss}"
 
@@ -102,7 +105,7 @@ def train_step(
             norm = learner.update(lr, accept)
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
     own = Own(sums.loss, learner.gradient_before_reduction)
-    return StepResult(loss, norm, aux_sum / routed, stops > 0, saves > 0, unexpected, int(profiled), own, sums.rows)
+    return StepResult(loss, norm, aux_sum / routed, stops > 0, saves > 0, unexpected, int(profiled), own, sums.rows, counted)
 
 
 def run_micro_batches(learner: Learner, batches: Sequence[MicroBatch], objective: Objective, *, forward_only: bool) -> Sums:
@@ -134,9 +137,9 @@ def run_micro_batches(learner: Learner, batches: Sequence[MicroBatch], objective
     return Sums(total, tokens, torch.cat([report["rows"] for report in reports]))
 
 
-def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+def _sum_over_ranks(values: list[float], counts: torch.Tensor) -> tuple[list[float], torch.Tensor]:
     # Ranks that hold parts of the same model replica add the same loss and the same tokens: ratios stay right.
-    vector = torch.tensor(values, dtype=torch.float64, device=device)
+    vector = torch.cat([torch.tensor(values, dtype=torch.float64, device=counts.device), counts.flatten()])
     dist.all_reduce(vector)
-    total: list[float] = vector.tolist()
-    return total
+    summed = vector.cpu()
+    return summed[: len(values)].tolist(), summed[len(values) :].view_as(counts)
