@@ -1,9 +1,9 @@
 """Stages of post-training that are killed at fifty random instants, against a campaign that nothing happened to.
 
 Whole campaigns of a small recipe run under `snakemake`, from a finished pretraining on. When a stage that is still to be
-struck runs, SIGKILL takes all its ranks at an instant drawn at random within the time that it needs undisturbed; the
-driver ends, since nobody knows why a lone machine's ranks were killed, and is started again, and so on to the end of the
-campaign. Then the next campaign begins, until every stage has had its share of the kills.
+struck runs, SIGKILL takes all its ranks at an instant drawn at random within the time that it needs undisturbed. The
+driver starts the stage again, or ends where it has done so too often; then it is started again itself, and so on to the end
+of the campaign. Then the next campaign begins, until every stage has had its share of the kills.
 
 Aims: every artifact of every campaign has the result of the undisturbed one, by the hash of every file; `athanor verify
 --deep` finds nothing; no finished artifact was made twice.
@@ -35,7 +35,7 @@ STAGES = ("sft", "rollouts", "offline", "preference", "trajectories", "reward_pr
 KILLS, QUICK_KILLS = 50, 8
 POLL_SECONDS = 0.02
 SOONER = 0.8  # a stage that had ended is struck earlier next time: other work makes a machine faster and slower
-STARTS = 40  # of one campaign: more means that it does not come forward
+STARTS = 60  # of one campaign: more means that it does not come forward
 
 
 @dataclass
@@ -98,18 +98,19 @@ def _seconds(project: Project, stage: str) -> float:
 def _strike(project: Project, rows: dict[str, Row], share: int, seconds: dict[str, float], chance: random.Random) -> None:
     """One campaign to its end, killing what is still to be killed."""
     for _ in range(STARTS):
-        driver = project.start_snakemake()
+        driver, struck = project.start_snakemake(), 0
         try:
-            struck = _strike_once(project, driver, rows, share, seconds, chance)
-            code = driver.wait(timeout=900)
+            while _strike_once(project, driver, rows, share, seconds, chance):
+                struck += 1
         finally:
             if driver.poll() is None:
                 driver.terminate()
                 driver.wait()
-        if code == 0:
+        if driver.returncode == 0:
             return
         if not struck:
-            sys.exit(f"the driver ended with {code} unstruck:\n{(project.folder / 'driver.log').read_text()[-4000:]}")
+            said = (project.folder / "driver.log").read_text()[-4000:]
+            sys.exit(f"the driver ended with {driver.returncode} unstruck:\n{said}")
     sys.exit(f"a campaign did not end in {STARTS} starts")
 
 
@@ -121,14 +122,14 @@ def _strike_once(
     seconds: dict[str, float],
     chance: random.Random,
 ) -> bool:
-    """Wait for a stage that is still to be struck, and kill it once. Whether anything was killed."""
+    """Wait for a stage that is still to be struck, and kill it once; or for the driver's end. Whether anything was killed."""
     while driver.poll() is None:
         wanted = [row for row in rows.values() if row.kills < share]
         for row in chance.sample(wanted, len(wanted)):
             if not (ranks := project.ranks(row.stage)):
                 continue
-            if _outlives(ranks, chance.uniform(0, seconds[row.stage])):
-                row.kills += project.kill_ranks(row.stage) > 0
+            if _outlives(ranks, chance.uniform(0, seconds[row.stage])) and project.kill_ranks(row.stage):
+                row.kills += 1
                 return True
             seconds[row.stage] *= SOONER
         time.sleep(POLL_SECONDS)
