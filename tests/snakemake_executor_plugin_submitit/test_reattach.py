@@ -24,7 +24,7 @@ def started(checkout: Checkout, name: str = "runs.txt") -> bool:
     return bool(checkout.lines(name))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_job_of_a_driver_that_ended_is_adopted(checkout: Checkout, number: signal.Signals) -> None:
     checkout.write(GATED)
     first = checkout.start()
@@ -139,6 +139,25 @@ def test_local_queue_never_uses_more_cores_than_it_may(checkout: Checkout) -> No
     checkout.run_well("--submitit-local-cores", "4")
     assert len(checkout.lines("seen.txt")) == 6
     assert max(int(line) for line in checkout.lines("seen.txt")) <= 2
+
+
+def test_terminated_driver_starts_nothing_that_waits_for_its_turn(checkout: Checkout) -> None:
+    checkout.write("""
+    rule all:
+        input: "1.txt", "2.txt"
+
+    rule each:
+        output: "{number}.txt"
+        shell: "echo started >> runs.txt; until [ -e gate ]; do sleep 0.05; done; touch {output}"
+    """)
+    driver = checkout.start("--submitit-local-cores", "1")
+    wait_until(lambda: started(checkout), "the start of the first")
+    said = interrupt(driver, signal.SIGTERM)
+    assert "run snakemake again to adopt it" in said and driver.returncode != 0
+    assert checkout.lines("runs.txt") == ["started"] and len(checkout.attempts()) == 1
+    checkout.write("", "gate")
+    checkout.run_well("--nolock")
+    assert checkout.lines("runs.txt") == ["started"] * 2 and len(checkout.attempts()) == 2
 
 
 def test_local_queue_starts_what_has_the_highest_priority(checkout: Checkout) -> None:

@@ -64,12 +64,15 @@ class Executor(RemoteExecutor):
         self._storage_warned = False
         poll = _SLURM_POLL_SECONDS if self.cluster is Cluster.SLURM else _LOCAL_POLL_SECONDS
         self.poll_seconds = self.settings.end_poll_seconds or poll
-        _detach_on_hangup()
+        self._detaches = False
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
     def run_jobs(self, jobs: list[AbstractJob]) -> None:
         """Run what is ready now; on Slurm, jobs that ask for the same go as one array."""
+        if not self._detaches:  # Snakemake sets its own handlers between this object's creation and its first jobs
+            self._detaches = True
+            _detach_on_signals()
         for job in jobs:
             self.run_job_pre(job)
         if self.kind is JobKind.LOCAL or self.settings.array_size == 1 or len(jobs) == 1:
@@ -398,10 +401,16 @@ def _given_up(folder: JobFolder) -> str:
     )
 
 
-def _detach_on_hangup() -> None:
-    """Have a lost terminal do what Ctrl-C does, unless it is ignored (nohup); only the main thread may say so."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _interrupt)
+def _detach_on_signals() -> None:
+    """Have SIGTERM and a lost terminal do what Ctrl-C does, unless they are ignored (nohup); only the main thread may say so.
+
+    On SIGTERM Snakemake would wait for all that it has handed over, which here includes what only waits for its turn.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: object) -> None:
