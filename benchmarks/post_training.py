@@ -81,7 +81,7 @@ def recipe(seed: int, quick: bool) -> dict[str, Any]:
     sft |= {"mixture": dict.fromkeys(FAMILIES, 1), "token_budget": budget, "decay_tokens": budget // 2}
     sft |= {"warmup_tokens": budget // 16, "validate_every_tokens": budget, "checkpoint": {"every_tokens": budget // 4}}
     sft |= {"answers": {"prompts": 64 if quick else 256, "samples": 4, "max_new_tokens": 24}}
-    del sft["search"]
+    del sft["search"], sft["labels"]
     data["offline"] |= {"prompts": 250 if quick else 1000, "filter": {"floor": 0.5}, "token_budget": offline}
     data["offline"] |= {"decay_tokens": offline // 2, "warmup_tokens": offline // 10, "validate_every_tokens": offline}
     data["offline"] |= {"checkpoint": {"every_tokens": offline // 2}, "weights": {"reward": 0}}
