@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import os
 import signal
 
 import pytest
@@ -7,6 +8,9 @@ from hypothesis import settings
 
 settings.register_profile("athanor", deadline=None)  # shared machines: an example may take any time
 settings.load_profile("athanor")
+
+# Threads that wait for each other on busy cores make small models ten times slower; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background jobs ignore SIGINT, and under nohup SIGHUP, and so would the drivers that the tests interrupt:
 # a handler of this process is the default again in its children.

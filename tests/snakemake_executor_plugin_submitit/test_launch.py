@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import pytest
+
 from snakemake_executor_plugin_submitit.journal import Action, Attempt, Outcome
 
 from .drivers import MARK, Checkout, Submit, wait_until
@@ -16,7 +18,8 @@ DUMP = "import json, os; json.dump(dict(os.environ), open('env.' + os.environ['R
 DUMP_COMMAND = shlex.join([sys.executable, "-c", DUMP]).replace("{", "{{").replace("}", "}}")
 
 
-def test_direct_launch_gives_every_rank_its_torch_variables(checkout: Checkout) -> None:
+def test_direct_launch_gives_every_rank_its_torch_variables(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")  # what a user has set counts, and all tests have
     checkout.write(f"""
         container: "docker://no/such:image"
 
