@@ -55,3 +55,10 @@ def test_spread_over_ranks_is_no_part_of_what_offline_rl_learns(project: Project
 def test_what_is_trained_and_how_is(project: Project, changes: dict[str, Any]) -> None:
     plain, other = (_graph(project, more)["offline/model"] for more in (DENSE, {**DENSE, **changes}))
     assert plain.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("section", ["sft", "offline"])
+def test_what_rounds_weights_decides_the_results_of_those_trainings_alone(project: Project, section: str) -> None:
+    graph = _graph(project, {**DENSE, f"{section}.peft.kind": "qlora"})
+    rounded = {name for name, artifact in graph.items() if "bitsandbytes" in artifact.packages}
+    assert f"{section}/model" in rounded and {name.split("/")[0] for name in rounded} == {section}

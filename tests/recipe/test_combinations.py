@@ -47,7 +47,7 @@ BROKEN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("sft.optimizer.name", "megatron"): ({"sft.optimizer.name": "lion"}, "'lion'"),
     ("sft.peft.kind", "megatron"): ({"sft.peft.kind": "lora"}, "'lora'"),
     ("sft.peft.kind", "prefix"): ({**DENSE, "sft.peft.kind": "prefix"}, "'prefix'"),
-    ("sft.peft.kind", "qlora"): ({**DENSE, "sft.peft.kind": "qlora"}, "'qlora'"),
+    ("sft.zero.stage", "qlora"): ({**DENSE, "sft.peft.kind": "qlora", "sft.zero.stage": 3}, "3"),
     ("sft.optimizer.name", "ia3"): (
         {**DENSE, "sft.peft.kind": "ia3", "sft.zero.stage": 0, "sft.optimizer.name": "muon"},
         "'muon'",

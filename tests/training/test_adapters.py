@@ -8,14 +8,20 @@ import pytest
 import torch
 
 from athanor.models.huggingface import configuration
-from athanor.recipe.schema.choices import PeftKind
+from athanor.recipe.schema.choices import PeftKind, Precision
 from athanor.recipe.schema.training import Optimizer, Peft, Zero
 from tests.training import module_program as program
 from tests.training.module_program import ModuleJob
 from tests.training.recipes import BATCH, recipe
 
 STEPS = 6
-KINDS = {PeftKind.LORA: (2, 3, 2e-2), PeftKind.DORA: (2, 2, 2e-2), PeftKind.IA3: (1, 1, 1e-1)}  # ranks, ZeRO stage, rate
+KINDS = {  # ranks, ZeRO stage, rate
+    PeftKind.LORA: (2, 3, 2e-2),
+    PeftKind.QLORA: (2, 2, 2e-2),
+    PeftKind.DORA: (2, 2, 2e-2),
+    PeftKind.IA3: (1, 1, 1e-1),
+}
+ROUNDED = 1e-6  # of logits, between four bits and the numbers that they stand for; measured 0, and 0.14 to the start
 MERGED = 4e-7  # nats between what was trained and what was merged; measured 4.6e-8
 
 
@@ -35,6 +41,7 @@ def test_adapter_learns_merges_and_resumes(kind: PeftKind, folder: Path, tmp_pat
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from athanor.training.deepspeed.four_bits import read_in_four_bits
     from athanor.training.deepspeed.language import measured
     from athanor.training.deepspeed.windows import response_losses
     from tests.training.synthetic import packed_held_out
@@ -43,8 +50,8 @@ def test_adapter_learns_merges_and_resumes(kind: PeftKind, folder: Path, tmp_pat
     settings = recipe(ranks, lr=lr, warmup_tokens=0, optimizer=Optimizer(weight_decay=0.0), parallel={"micro_batch_size": 2})
     whole = ModuleJob(tmp_path / "whole", settings, folder, Zero(stage=stage), STEPS * BATCH, peft=Peft(kind=kind))
     assert program.run(whole, ranks) == [0] * ranks, program.log(whole)
-    start, end = (json.loads((whole.folder / f"validation{when}.json").read_text()) for when in ("_start", ""))
-    assert all(end[domain]["nats_per_token"] < start[domain]["nats_per_token"] - 0.01 for domain in start)
+    begin, end = (json.loads((whole.folder / f"validation{when}.json").read_text()) for when in ("_start", ""))
+    assert all(end[domain]["nats_per_token"] < begin[domain]["nats_per_token"] - 0.01 for domain in begin)
 
     stopped = replace(whole, folder=tmp_path / "stopped", stop_after=17)
     assert program.run(stopped, ranks) == [75] * ranks, program.log(stopped)
@@ -53,7 +60,8 @@ def test_adapter_learns_merges_and_resumes(kind: PeftKind, folder: Path, tmp_pat
         assert (stopped.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
 
     merged = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
-    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), str(whole.folder / "model" / "adapter"))
+    start = read_in_four_bits(folder, Precision.FP32) if kind is PeftKind.QLORA else AutoModelForCausalLM.from_pretrained(folder)
+    beside = PeftModel.from_pretrained(start, str(whole.folder / "model" / "adapter"))
     base = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(merged.model.embed_tokens.weight, base.model.embed_tokens.weight), "what is not adapted stays"
     for domain, held_out in packed_held_out().items():
@@ -63,3 +71,19 @@ def test_adapter_learns_merges_and_resumes(kind: PeftKind, folder: Path, tmp_pat
             with torch.no_grad():
                 mean = float(response_losses(model, batch).sum() / batch.weights.sum())
             assert mean == pytest.approx(end[domain]["nats_per_token"], abs=MERGED)
+
+
+def test_four_bits_stand_for_the_numbers_that_are_merged_into(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from athanor.training.deepspeed.four_bits import read_in_four_bits, round_to_four_bits
+
+    start, whole = (AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
+    rounded = read_in_four_bits(folder, Precision.FP32).eval()
+    round_to_four_bits(whole, folder)
+    kept, exact = (model.model.layers[0].mlp.up_proj.weight for model in (rounded, start))
+    assert kept.nbytes == exact.numel() / 2 and kept.dtype is torch.uint8
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        said, meant, before = (model(input_ids=ids).logits for model in (rounded, whole, start))
+    assert (said - meant).abs().max() < ROUNDED < (said - before).abs().max(), "the start's own numbers are others"

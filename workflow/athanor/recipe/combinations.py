@@ -190,10 +190,10 @@ ROWS: tuple[Illegal, ...] = (
         _deepspeed(lambda _, t: t.peft.kind is PeftKind.PREFIX),
     ),
     Illegal(
-        "SECTION.peft.kind", "`qlora`",
-        "needs a GPU and bitsandbytes, which no environment here has",
-        "lora",
-        _deepspeed(lambda _, t: t.peft.kind is PeftKind.QLORA),
+        "SECTION.zero.stage", "`qlora` with 3",
+        "weights of four bits a number are cut with their scales or not at all, and ZeRO knows no scales",
+        "2, or SECTION.peft.kind=lora",
+        _deepspeed(lambda _, t: t.peft.kind is PeftKind.QLORA and t.zero.stage == 3),
     ),
     Illegal(
         "SECTION.optimizer.name", "`muon` with `ia3` or `prompt`",
@@ -205,7 +205,7 @@ ROWS: tuple[Illegal, ...] = (
         "SECTION.peft.kind", "`lomo` or `adalomo` with any but `none`",
         "they are for training all weights where their state has no room, which adapters hardly have",
         "none, or SECTION.optimizer.name=adamw",
-        _fused(lambda _, t: t.peft.kind not in (PeftKind.NONE, PeftKind.PREFIX, PeftKind.QLORA)),
+        _fused(lambda _, t: t.peft.kind not in (PeftKind.NONE, PeftKind.PREFIX)),
     ),
     Illegal(
         "SECTION.zero.offload", "`offload` with `stage` 0",

@@ -264,7 +264,8 @@ def _packages(backend: Backend, settings: Sft | Offline) -> tuple[str, ...]:
     """Those that decide the result instead of Megatron's; none where it trains."""
     if backend is Backend.MEGATRON:
         return ()
-    adapters = () if settings.peft.kind is PeftKind.NONE else ("peft",)
+    kind = settings.peft.kind
+    adapters = () if kind is PeftKind.NONE else ("peft", "bitsandbytes") if kind is PeftKind.QLORA else ("peft",)
     return (*_packages_of(settings.optimizer.name, OF_DEEPSPEED), *adapters)
 
 

@@ -73,12 +73,12 @@ class Zero:
 
 @dataclass
 class Peft:
-    """Few weights trained beside frozen ones, on all projections of attention and MLP, and merged into them at the end; or
-    (prompt) virtual tokens before every conversation, which become rows of the embedding."""
+    """Few weights trained beside frozen ones (qlora: rounded to four bits), on all projections of attention and MLP, and merged
+    into them at the end; or (prompt) virtual tokens before every conversation, which become rows of the embedding."""
 
-    kind: PeftKind = key(PeftKind.NONE, "none | lora | dora | ia3 | prompt; prefix and qlora are known and refused")
-    rank: int = key(8, "lora, dora: of the product that is added to a matrix", low=1)
-    alpha: float = key(16.0, "lora, dora: that product counts alpha / rank times", above=0)
+    kind: PeftKind = key(PeftKind.NONE, "none | lora | qlora | dora | ia3 | prompt; prefix is known and refused")
+    rank: int = key(8, "lora, qlora, dora: of the product that is added to a matrix", low=1)
+    alpha: float = key(16.0, "lora, qlora, dora: that product counts alpha / rank times", above=0)
     tokens: int = key(16, "prompt: virtual tokens; each takes a row of model.vocab_size that the tokenizer leaves", low=1)
 
 

@@ -1,4 +1,5 @@
-"""Few weights trained beside frozen ones, through `peft`: LoRA, DoRA and IA3, which merge into the weights that they adapt.
+"""Few weights trained beside frozen ones, through `peft`: LoRA (beside rounded ones: QLoRA), DoRA and IA3, which merge into the
+weights that they adapt.
 
 Sources: Hu et al. 2021 (LoRA), Liu et al. 2024 (DoRA), Liu et al. 2022 (IA3).
 """

@@ -46,6 +46,8 @@ class Engine:
         os.environ.setdefault("LOCAL_RANK", "0")  # it asks for one, also where nothing but this process is there
         deepspeed.init_distributed(dist_backend="gloo" if ON_CPU else "nccl", auto_mpi_discovery=False)
         self._zero, self._bf16, self._clip = zero, precision is Precision.BF16, optimizer.clip_grad
+        # Frozen weights of four bits are read and rounded again rather than saved: their scales are no weights.
+        self._rounded = any(not weight.is_floating_point() for weight in module.parameters())
         # DeepSpeed clips float32 gradients of stage 0 without telling their norm: there it is done here.
         self._clips_itself = not zero.stage and not self._bf16
         config: dict[str, Any] = {
@@ -114,20 +116,24 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         """Every rank's part of the state as files in the empty `folder`."""
-        self.engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+        keys = {"save_latest": False, "exclude_frozen_parameters": self._rounded}
+        self.engine.save_checkpoint(str(folder.parent), tag=folder.name, **keys)
         if dist.get_rank() == 0:
             for name in RECOVERY_SCRIPTS:
                 (folder.parent / name).unlink(missing_ok=True)
 
     def load(self, folder: Path) -> None:
         """What `save` left, on as many ranks with the same stage."""
-        self.engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
+        keys = {"load_lr_scheduler_states": False, "load_module_strict": not self._rounded}
+        self.engine.load_checkpoint(str(folder.parent), tag=folder.name, **keys)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All parameters whole, in float32, on the CPU; rank 0's alone are complete under stage 3."""
+        """All parameters whole, in float32, on the CPU, but those of four bits; rank 0's alone are complete under stage 3."""
         whole: dict[str, torch.Tensor] = {}
         masters = self._unsharded_masters()
         for name, weight in self.engine.module.named_parameters():
+            if not weight.is_floating_point():
+                continue
             if weight in masters:
                 full = masters[weight]
             elif weight.requires_grad and self._zero.stage:

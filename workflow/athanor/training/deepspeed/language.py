@@ -13,9 +13,10 @@ from transformers.utils.logging import disable_progress_bar
 from athanor.artifacts.run import StageError
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.virtual_tokens import virtual_ids
-from athanor.recipe.schema.choices import PeftKind
+from athanor.recipe.schema.choices import PeftKind, Precision
 from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
+from athanor.training.deepspeed.four_bits import read_in_four_bits, round_to_four_bits
 from athanor.training.deepspeed.prompts import first_ids, prompt_tuned, write_with_rows
 from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
 from athanor.training.deepspeed.windows import PackedBatches, PackedReader, drawn_losses, response_losses
@@ -46,7 +47,7 @@ def fine_tuning(
         settings=settings,
         zero=zero,
         end_tokens=settings.token_budget,
-        module=lambda: _module(start, peft, ids, fresh=not had),
+        module=lambda: _module(start, peft, settings.precision, ids, fresh=not had),
         batches=lambda: PackedBatches(samples(), ids),
         loss=response_losses,
         sampled_loss=drawn_losses,
@@ -56,7 +57,9 @@ def fine_tuning(
     )
 
 
-def _module(start: Path, peft: Peft, ids: tuple[int, ...], *, fresh: bool) -> torch.nn.Module:
+def _module(start: Path, peft: Peft, precision: Precision, ids: tuple[int, ...], *, fresh: bool) -> torch.nn.Module:
+    if peft.kind is PeftKind.QLORA:
+        return adapted(read_in_four_bits(start, precision), peft)
     model = read_model(start)
     if peft.kind is PeftKind.NONE:
         return model
@@ -105,9 +108,12 @@ def write_model(start: Path, weights: Weights, folder: Path) -> None:
 
 
 def write_merged(start: Path, peft: Peft, weights: Weights, folder: Path) -> None:
-    """The folder `start` with the adapter merged into its weights, and the adapter itself in `adapter/`."""
-    model = adapted(read_model(start), peft)
-    merge(model, weights, folder / ADAPTER).save_pretrained(folder)
+    """The folder `start` with the adapter merged into its weights (rounded ones, where it was trained beside these), and the
+    adapter itself in `adapter/`."""
+    model = read_model(start)
+    if peft.kind is PeftKind.QLORA:
+        round_to_four_bits(model, start)
+    merge(adapted(model, peft), weights, folder / ADAPTER).save_pretrained(folder)
     copy_tokenizer(start, folder)
 
 
