@@ -15,6 +15,7 @@ PINS = {
     "megatron-core": "0.16.1",
     "transformer-engine": "2.11.0",
     "deepspeed": "0.19.8",
+    "bitsandbytes": "0.50.2",
     "tokenizers": "0.23.3",
     "transformers": "5.23.0",
     "safetensors": "0.8.0",
