@@ -22,6 +22,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         "preference.parallel.micro_batch_size=1: kto sets each answer against another question's in its micro-batch; "
         "use 2 or more",
     ),
+    "a likelihood beside single answers": (
+        {"preference.kind": "kto", "preference.nll_weight": 1.0},
+        "preference.nll_weight=1.0: an answer of kto is right or wrong, and has none beside it; use 0, or dpo",
+    ),
     "Megatron's layouts": (
         {"preference.parallel.ranks": 2, "preference.parallel.tensor": 2},
         "preference.parallel.tensor=2: a module in its Hugging Face form is spread by preference.zero alone; use 1",

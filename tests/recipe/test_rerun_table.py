@@ -225,6 +225,7 @@ RERUN |= {
     "offline.weights.safety": (2, SELECTION | PAIRS | RANKS),
     "preference.kind": ("kto", PREFERENCE),
     "preference.beta": (0.2, PREFERENCE),
+    "preference.nll_weight": (1.0, PREFERENCE),
     "preference.measured": (0.25, PREFERENCE),
     "preference.zero.stage": (3, NOTHING),
     "preference.zero.offload": (True, NOTHING),

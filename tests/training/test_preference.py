@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,3 +150,31 @@ def test_dpo_is_the_same_however_states_are_spread(
     assert program.run(job, 2) == [0, 0], program.log(job)
     losses = [[json.loads(line)["loss"] for line in (run / "curve.jsonl").open()][:3] for run in (job.folder, learnt[KINDS[0]])]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_likelihood_of_right_answers_counts_beside_and_keeps_them_likely(
+    folder: Path, learnt: dict[PreferenceKind, Path], tmp_path: Path
+) -> None:
+    from athanor.data.permutation import permute, stream_key
+    from athanor.models.folder_files import MODEL_FOLDER
+    from athanor.training.deepspeed.language import read_model
+    from athanor.training.deepspeed.preference import TokenPair
+
+    weight = 2.0
+    job = _job(tmp_path / "run", folder, PreferenceKind.DPO, nll_weight=weight)
+    assert program.run(job, 2) == [0, 0], program.log(job)
+
+    def nll(run: Path, pairs: Sequence[TokenPair]) -> float:
+        """Of right answers, nats per token of each."""
+        module = read_model(run)
+        with torch.no_grad():
+            losses = [-_log_probs(module, p.prompt, p.chosen) / len(p.chosen) for p in pairs]
+        return float(torch.stack(losses).mean())
+
+    of_first_step = [chain_pairs(24)[permute(sample, 24, stream_key(7, 0))] for sample in range(BATCH // LENGTH)]
+    first, before = (json.loads((run / "curve.jsonl").open().readline())["loss"] for run in (job.folder, learnt[KINDS[0]]))
+    assert first == pytest.approx(before + weight * nll(folder, of_first_step), abs=1e-5)
+    assert _validation(job.folder, "validation_start.json") == pytest.approx(math.log(2), abs=1e-6), "measured are pairs alone"
+    held_out = chain_pairs(7, first=1000)
+    behind, without = (nll(run / MODEL_FOLDER, held_out) for run in (job.folder, learnt[PreferenceKind.DPO]))
+    assert behind < min(nll(folder, held_out), without) - 0.05

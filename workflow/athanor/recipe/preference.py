@@ -24,6 +24,10 @@ def illegal_preference(r: Recipe) -> Iterator[Problem]:
     if p.kind is PreferenceKind.KTO and p.parallel.micro_batch_size < 2:
         advice = "kto sets each answer against another question's in its micro-batch; use 2 or more"
         yield Problem(f"{where}.parallel.micro_batch_size", p.parallel.micro_batch_size, advice)
+    if p.kind is PreferenceKind.KTO and p.nll_weight:
+        yield Problem(
+            f"{where}.nll_weight", p.nll_weight, "an answer of kto is right or wrong, and has none beside it; use 0, or dpo"
+        )
     yield from illegal_module_training(p, p.zero, where)
 
 

@@ -121,6 +121,8 @@ def preference_section(r: Recipe) -> dict[str, Any]:
     settings = r.preference
     section = training_section(r, settings, "preference", settings.token_budget)
     section |= {f"preference.{name}": getattr(settings, name) for name in ("kind", "beta", "measured")}
+    if settings.nll_weight:
+        section["preference.nll_weight"] = settings.nll_weight
     if settings.kind is PreferenceKind.KTO:
         section["preference.parallel.micro_batch_size"] = settings.parallel.micro_batch_size
     return section

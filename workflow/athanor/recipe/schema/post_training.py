@@ -163,6 +163,13 @@ class Preference(Training):
 
     kind: PreferenceKind = key(PreferenceKind.NONE, "none | dpo | kto")
     beta: float = key(0.1, "how much the reference holds: larger, and the model stays closer to it", above=0, high=100)
+    nll_weight: float = key(
+        0.0,
+        "dpo: what a right answer's own loss counts beside, nats per token of it (Pang et al. 2024); at 0 right answers may "
+        "become unlikely, too, as long as wrong ones become so faster",
+        low=0,
+        high=100,
+    )
     measured: float = key(
         0.125, "share of each task's pairs that is not learnt from, but measured; at least one", above=0, high=0.5
     )

@@ -1,6 +1,7 @@
 """Preference learning as a task of this loop: what a pair or an answer costs is trl's to say, batches follow from positions.
 
-Of trl the collators and the losses are used. Its loop neither proves its saves nor ends a killed run in the same bytes.
+Of trl the collators and the losses are used, but for right answers' own loss, which it means over a micro-batch's tokens. Its
+loop neither proves its saves nor ends a killed run in the same bytes.
 """
 
 import os
@@ -114,20 +115,36 @@ class _Loss:
 
     def __init__(self, settings: Preference, start: Path) -> None:
         self._settings, self._start = settings, start
+        self._said: torch.Tensor | None = None  # the module's last log-probabilities [2 samples, seq] of the tokens it read
 
     def make_module(self) -> torch.nn.Module:
         """The model that learns, with the head that trl computes log-probabilities by: fresh with every call."""
         self.__dict__.pop("_trainer", None)
         module: torch.nn.Module = self._trainer.model
+        if self._settings.nll_weight:
+            module.register_forward_hook(self._keep)
         return module
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """[samples]: trl means over the micro-batch, so each is given the mean."""
+        """[samples]: trl means over the micro-batch, so each is given the mean. Measured is what pairs say alone."""
         mean = self._trainer.compute_loss(module, dict(batch.tensors))
         for metrics in self._trainer._metrics.values():  # it keeps what its own loop would log
             metrics.clear()
         loss: torch.Tensor = mean.expand(len(batch.weights))
+        if self._settings.nll_weight and torch.is_grad_enabled():
+            loss = loss + self._settings.nll_weight * self._losses_of_chosen(batch)
         return loss
+
+    def _keep(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        self._said = output.log_probs
+
+    def _losses_of_chosen(self, batch: Batch) -> torch.Tensor:
+        """[samples]: nats, mean over each right answer's tokens."""
+        assert self._said is not None
+        said, self._said = self._said, None
+        counts = batch.tensors["completion_mask"][: len(batch.weights), 1:].to(said.dtype)
+        of_chosen = said[: len(batch.weights), -counts.shape[1] :]
+        return -(of_chosen * counts).sum(dim=1) / counts.sum(dim=1)
 
     @cached_property
     def _trainer(self) -> Any:
