@@ -52,8 +52,8 @@ from athanor.rewards.polar.template import Item
 from athanor.rewards.polar.triples import Triple
 
 MARGIN, SEEDS = 0.04, 3
-FAMILIES, TEST_FAMILIES = 24, 7
-ROSTERS = {"few": 2, "some": 6}  # families of the smaller rosters
+FAMILIES, TEST_FAMILIES = 48, 12
+ROSTERS = {"few": 2, "some": 9}  # families of the smaller rosters
 HEADS = 400  # drawn at random: how far from a half a head comes that knows nothing
 TRAIN_PREFIXES, TEST_PREFIXES = 4000, 500
 KEEP_EVERY = 50  # steps
