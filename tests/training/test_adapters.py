@@ -9,6 +9,7 @@ import torch
 
 from athanor.models.huggingface import configuration
 from athanor.recipe.schema.choices import PeftKind, Precision
+from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.schema.training import Optimizer, Peft, Zero
 from tests.training import module_program as program
 from tests.training.module_program import ModuleJob
@@ -36,6 +37,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _recipe(ranks: int, lr: float) -> Recipe:
+    return recipe(ranks, lr=lr, warmup_tokens=0, optimizer=Optimizer(weight_decay=0.0), parallel={"micro_batch_size": 2})
+
+
+def _learn_and_resume(whole: ModuleJob, ranks: int) -> dict[str, dict[str, float]]:
+    """Run the job, and once more with a stop in between, to the same bytes. Returns its last validation, by domain."""
+    assert program.run(whole, ranks) == [0] * ranks, program.log(whole)
+    begin, end = (json.loads((whole.folder / f"validation{when}.json").read_text()) for when in ("_start", ""))
+    assert all(end[domain]["nats_per_token"] < begin[domain]["nats_per_token"] - 0.01 for domain in begin)
+
+    stopped = replace(whole, folder=whole.folder.with_name("stopped"), stop_after=17)
+    assert program.run(stopped, ranks) == [75] * ranks, program.log(stopped)
+    assert program.run(replace(stopped, stop_after=0), ranks) == [0] * ranks, program.log(stopped)
+    for file in ("curve.jsonl", "validation.json", "model/model.safetensors", "model/adapter/adapter_model.safetensors"):
+        assert (stopped.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
+    validation: dict[str, dict[str, float]] = end
+    return validation
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapter_learns_merges_and_resumes(kind: PeftKind, folder: Path, tmp_path: Path) -> None:
     from peft import PeftModel
@@ -47,18 +67,8 @@ def test_adapter_learns_merges_and_resumes(kind: PeftKind, folder: Path, tmp_pat
     from tests.training.synthetic import packed_held_out
 
     ranks, stage, lr = KINDS[kind]
-    settings = recipe(ranks, lr=lr, warmup_tokens=0, optimizer=Optimizer(weight_decay=0.0), parallel={"micro_batch_size": 2})
-    whole = ModuleJob(tmp_path / "whole", settings, folder, Zero(stage=stage), STEPS * BATCH, peft=Peft(kind=kind))
-    assert program.run(whole, ranks) == [0] * ranks, program.log(whole)
-    begin, end = (json.loads((whole.folder / f"validation{when}.json").read_text()) for when in ("_start", ""))
-    assert all(end[domain]["nats_per_token"] < begin[domain]["nats_per_token"] - 0.01 for domain in begin)
-
-    stopped = replace(whole, folder=tmp_path / "stopped", stop_after=17)
-    assert program.run(stopped, ranks) == [75] * ranks, program.log(stopped)
-    assert program.run(replace(stopped, stop_after=0), ranks) == [0] * ranks, program.log(stopped)
-    for file in ("curve.jsonl", "validation.json", "model/model.safetensors", "model/adapter/adapter_model.safetensors"):
-        assert (stopped.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
-
+    whole = ModuleJob(tmp_path / "whole", _recipe(ranks, lr), folder, Zero(stage=stage), STEPS * BATCH, peft=Peft(kind=kind))
+    end = _learn_and_resume(whole, ranks)
     merged = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
     start = read_in_four_bits(folder, Precision.FP32) if kind is PeftKind.QLORA else AutoModelForCausalLM.from_pretrained(folder)
     beside = PeftModel.from_pretrained(start, str(whole.folder / "model" / "adapter"))
@@ -87,3 +97,14 @@ def test_four_bits_stand_for_the_numbers_that_are_merged_into(folder: Path) -> N
     with torch.no_grad():
         said, meant, before = (model(input_ids=ids).logits for model in (rounded, whole, start))
     assert (said - meant).abs().max() < ROUNDED < (said - before).abs().max(), "the start's own numbers are others"
+
+
+@pytest.mark.parametrize(("ranks", "stage", "precision"), [(1, 0, Precision.FP32), (2, 1, Precision.BF16)])
+def test_four_bits_are_trained_beside_in_other_layouts_and_precisions(
+    ranks: int, stage: int, precision: Precision, folder: Path, tmp_path: Path
+) -> None:
+    settings = _recipe(ranks, 2e-2)
+    settings.pretrain.precision = precision
+    _learn_and_resume(
+        ModuleJob(tmp_path / "whole", settings, folder, Zero(stage=stage), STEPS * BATCH, peft=Peft(PeftKind.QLORA)), ranks
+    )
