@@ -45,7 +45,7 @@ install-lock:
 TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
 run: install ## recipe tiny (or RECIPE=…) from raw corpora to the report
-	ATHANOR_SUMMARY=later $(BIN)/snakemake $(CONFIG)
+	exec env ATHANOR_SUMMARY=later $(BIN)/snakemake $(CONFIG)
 	@$(BIN)/athanor report --recipe $(RECIPE) --site $(SITE) >/dev/null
 	@$(BIN)/athanor summary --recipe $(RECIPE) --site $(SITE)
 
