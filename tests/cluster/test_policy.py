@@ -1,5 +1,6 @@
 """What training knows about the ends of its jobs, told by lines that real jobs have left."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,16 @@ def test_word_of_the_stage_counts_before_its_log() -> None:
 
 def test_crash_of_a_training_process_suspects_its_node() -> None:
     assert judge(evidence(exit_code=139)).action is Action.ELSEWHERE
-    assert judge(evidence(exit_code=139, beats=False)) is None
+    assert judge(evidence(exit_code=139, beats=False)).cause == "failed"
+
+
+def test_stage_that_is_killed_before_its_first_mark_starts_again() -> None:
+    found = judge(evidence(exit_code=137, beats=False))
+    assert (found.cause, found.action) == ("killed", Action.RESTART)
+    late = replace(evidence(beats=False), state="TIMEOUT")
+    assert judge(late).action is Action.RESTART
+    full = replace(evidence(exit_code=137, beats=False), log="slurmstepd: error: Detected 1 oom_kill event in StepId=7.0")
+    assert judge(full).cause == "out of memory"
 
 
 def test_anything_else_is_left_to_the_executor() -> None:

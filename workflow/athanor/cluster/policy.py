@@ -1,6 +1,8 @@
 """What the end of a training job means: the rows that only training knows, asked before the executor's own table."""
 
-from snakemake_executor_plugin_submitit.causes import Evidence, Row, first_match
+from dataclasses import replace
+
+from snakemake_executor_plugin_submitit.causes import TABLE, Evidence, Row, first_match
 from snakemake_executor_plugin_submitit.journal import Action, Judgement
 
 _GPU_MEMORY = r"torch\.(cuda\.)?OutOfMemoryError|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED"
@@ -51,5 +53,10 @@ ROWS = (
 
 
 def judge(evidence: Evidence) -> Judgement | None:
-    """Return the judgement of the first row that matches; None leaves the attempt to the executor's table."""
-    return first_match(ROWS, evidence)
+    """Return the judgement of the first row that matches; None leaves the attempt to the executor's table.
+
+    That table starts again only what has marked its progress. Every stage here can be killed at any instruction, and one that is
+    killed while it imports has no mark yet.
+    """
+    found = first_match(ROWS, evidence)
+    return found if found or evidence.beats else first_match(TABLE, replace(evidence, beats=True))
