@@ -50,6 +50,7 @@ START_PROCESSES = (
     "tests/models/test_huggingface.py",
     "tests/models/test_import_huggingface.py",
     "tests/rewards/polar/test_server.py",
+    "tests/rl/tasks/test_audit.py",
     "tests/tracking/test_drain.py",
     "tests/tracking/test_process.py",
     "tests/evaluation/test_suites.py",
@@ -60,7 +61,7 @@ START_PROCESSES = (
     "tests/snakemake_executor_plugin_submitit/test_workflows.py",
 )
 
-# These train or evaluate a model: `make test` runs them one after the other, the rest on two processes.
+# These train or evaluate a model: `make test` runs them behind the rest, the long campaigns first.
 TRAIN = (
     "tests/lifecycle/",
     "tests/training/test_diagnosis.py",

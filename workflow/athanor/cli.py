@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from athanor import convert
+from athanor import convert, task
 from athanor.recipe.graph import TRAINING
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe_commands(commands)
     _add_site_commands(commands)
     convert.add_command(commands)
+    task.add_command(commands)
     stage = commands.add_parser("stage", help="run one stage (the rules call this)")
     stage.add_argument("name")
     stage.add_argument("--recipe", type=Path, required=True, help="resolved recipe (plan.yaml)")

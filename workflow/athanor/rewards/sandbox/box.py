@@ -1,0 +1,111 @@
+"""The sandbox as the rest sees it: functions called by name in a worker behind walls, which is started again when it dies."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from athanor.artifacts.run import StageError
+from athanor.rewards.sandbox import worker
+from athanor.rewards.sandbox.isolation import Isolation, find_isolation
+
+START_SECONDS = 60.0  # until the worker has imported its modules
+GRACE_SECONDS = 10.0  # behind a call's own deadline, which the worker keeps
+TAIL = 1000  # characters of an error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call: a value, or how it came to none."""
+
+    value: Any = None
+    error: str = ""  # of an exception that the function raised
+    ended: str = ""  # out of time, killed by a signal, …: of a call that said nothing
+
+    @property
+    def came(self) -> bool:
+        """Whether there is a value."""
+        return not self.error and not self.ended
+
+
+@dataclass
+class Sandbox:
+    """One worker; calls run one after the other. `modules` are imported once and are there in every call.
+
+    Nothing that a call does outlives it but the reply, and no call can write a file. Where the
+    machine has no isolation, `isolation.complete` is False: then only functions may be called that do not run what a model wrote.
+    """
+
+    modules: Sequence[str] = ()
+    isolation: Isolation = field(default_factory=find_isolation)
+    started: int = 0  # how often, the first time included
+    _process: subprocess.Popen[bytes] | None = None
+    _unread: bytes = b""
+
+    def __enter__(self) -> "Sandbox":
+        """Started at the first call, not before."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End the worker."""
+        self.close()
+
+    def call(self, module: str, function: str, *arguments: Any, seconds: float) -> Outcome:
+        """The function's value for arguments that JSON can hold. Raises StageError only where no worker can be started."""
+        process = self._process or self._start()
+        request = {"module": module, "function": function, "arguments": arguments, "seconds": seconds}
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            line = self._line(process, seconds + GRACE_SECONDS)
+        except BrokenPipeError:
+            line = None
+        if line is None:
+            self.close()
+            return Outcome(ended="it took the sandbox down")
+        try:
+            return Outcome(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):  # a call wrote its reply itself
+            return Outcome(ended="its reply is none")
+
+    def close(self) -> None:
+        """End the worker and all that runs in it. The next call starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        self._process, self._unread = None, b""
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        inside = [sys.executable, "-P", worker.__file__, str(int(self.isolation.complete)), *self.modules]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen([*self.isolation.command, *inside], **pipes)  # type: ignore[call-overload]
+        self._process, self._unread, self.started = process, b"", self.started + 1
+        if self._line(process, START_SECONDS) is None:
+            process.kill()
+            said = process.stderr.read().decode(errors="replace").strip()
+            self.close()
+            raise StageError(f"the sandbox does not start: {said[-TAIL:] or 'no reply'}")
+        return process  # type: ignore[no-any-return]
+
+    def _line(self, process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+        """The next line of the worker; None where it ends or says nothing in time, or too much."""
+        assert process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._unread and len(self._unread) <= 2 * worker.REPLY_BYTES:
+            if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            if not (part := os.read(process.stdout.fileno(), 2**16)):
+                return None
+            self._unread += part
+        line, found, self._unread = self._unread.partition(b"\n")
+        return line if found else None
