@@ -56,7 +56,7 @@ test: install-dev ## everything; with CI or SERVERS=1, as root on Debian, it ins
 	@sh tests/servers.sh
 	@failed=0; \
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not trains" || failed=1; \
-	$(BIN)/python -m pytest tests -m trains || failed=1; \
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -m trains || failed=1; \
 	exit $$failed
 
 test-unit: install-dev ## the fast tests alone

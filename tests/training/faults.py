@@ -173,8 +173,14 @@ def _before_writes(of_step: int, act: Callable[[], None]) -> None:
 
 
 def hold_writes(folder: Path, rank: int, of_step: int) -> None:
-    """Have this process's saves, from a step on, say in a file that they are being written, and wait until it is deleted."""
-    _before_writes(of_step, lambda: _wait_while(folder / f"writing-{rank}"))
+    """Have this process's first save, from a step on, say in a file that it is being written, and wait until it is deleted."""
+    waits = iter([folder / f"writing-{rank}"])
+
+    def wait_once() -> None:
+        for path in waits:
+            _wait_while(path)
+
+    _before_writes(of_step, wait_once)
 
 
 def fail_writes(of_step: int) -> None:

@@ -45,7 +45,7 @@ class Job:
     garbled: tuple[int, ...] = ()  # samples of these numbers are noise
     free_bytes: int | None = None  # on the disk, from the second save on
     uncured: str = ""  # a silent error of Megatron to let through, of `faults.UNCURED`
-    slow_writes_from: int = 0  # saves of this step on are written until the test deletes `writing-RANK`
+    slow_writes_from: int = 0  # the first save of this step on is written until the test deletes `writing-RANK`
     failing_writes_from: int = 0  # saves of this step on find no room on the last rank
     domains: bool = False  # losses are told by domain: `even` and `odd` numbers of samples
     slow_rank: int | None = None  # waits for 0.2 s in each of its steps
