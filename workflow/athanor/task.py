@@ -23,7 +23,7 @@ sound, at most 30 of a generator.
 EXAMPLES = """\
 examples:
   athanor task audit
-      every generator of reasoning-gym, about ten minutes
+      every generator of reasoning-gym and of our own science, about ten minutes
   athanor task audit countdown gcd --json audit.json
       two of them, and the findings as a file
   athanor task new sums.py
@@ -78,7 +78,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    audit.add_argument("generators", nargs="*", metavar="GENERATOR", help="of reasoning-gym, or FILE.py:Class; all by default")
+    audit.add_argument("generators", nargs="*", metavar="GENERATOR", help="a name, or FILE.py:Class; all by default")
     audit.add_argument("--json", type=Path, metavar="FILE", help="write what was found, task by task")
     audit.add_argument("--jobs", type=int, default=2, metavar="N", help="sandboxes at once (default 2)")
     audit.set_defaults(command=_audit)
@@ -100,7 +100,10 @@ def _audit(arguments: argparse.Namespace) -> int:
     named = arguments.generators or known
     wrong = [name for name in named if name not in known and not _is_file_and_class(name)]
     if wrong:
-        print(f"no such generator: {', '.join(wrong)}; one of reasoning-gym, or FILE.py:Class", file=sys.stderr)
+        print(
+            f"no such generator: {', '.join(wrong)}; a name of reasoning-gym's or of docs/tasks.md, or FILE.py:Class",
+            file=sys.stderr,
+        )
         return 1
     found: list[Audit] = []
     with ThreadPoolExecutor(max(1, arguments.jobs)) as threads:

@@ -14,7 +14,7 @@ from typing import Any
 
 from athanor.rewards.sandbox.box import Sandbox
 from athanor.rewards.sandbox.isolation import find_isolation
-from athanor.rl.tasks import bootcamp, gym
+from athanor.rl.tasks import bootcamp, gym, science
 from athanor.rl.tasks.task import MOST_TASKS, Task, candidates
 from athanor.rl.tasks.verifying import Verdict, Verifier
 
@@ -69,17 +69,18 @@ class Audit:
 
 
 def known_generators() -> list[str]:
-    """Of reasoning-gym."""
+    """Of reasoning-gym, and of our own science."""
     with Sandbox([gym.__name__]) as sandbox:
-        return list(sandbox.call(gym.__name__, "generators", seconds=30.0).value)
+        return [*science.generators(), *sandbox.call(gym.__name__, "generators", seconds=30.0).value]
 
 
 def audit_by_name(name: str) -> Audit:
-    """Audit a generator of reasoning-gym, or `FILE.py:Class`, in a sandbox of its own."""
+    """Audit a generator that is known, or `FILE.py:Class`, in a sandbox of its own."""
     path, _, camp = name.rpartition(":")
     if not path:
-        with Sandbox([gym.__name__, "reasoning_gym"]) as sandbox:
-            return audit_generator(sandbox, gym.__name__, name)
+        module, *packages = [science.__name__] if name in science.KINDS else [gym.__name__, "reasoning_gym"]
+        with Sandbox([module, *packages]) as sandbox:
+            return audit_generator(sandbox, module, name)
     where = Path(path).resolve()
     with Sandbox([bootcamp.__name__], find_isolation(where)) as sandbox:
         return audit_generator(sandbox, bootcamp.__name__, f"{where}:{camp}")
