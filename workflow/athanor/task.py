@@ -23,7 +23,7 @@ sound, at most 30 of a generator.
 EXAMPLES = """\
 examples:
   athanor task audit
-      every generator of reasoning-gym and of our own science, about ten minutes
+      every generator of reasoning-gym and our own, about ten minutes
   athanor task audit countdown gcd --json audit.json
       two of them, and the findings as a file
   athanor task new sums.py

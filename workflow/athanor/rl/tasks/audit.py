@@ -14,10 +14,11 @@ from typing import Any
 
 from athanor.rewards.sandbox.box import Sandbox
 from athanor.rewards.sandbox.isolation import find_isolation
-from athanor.rl.tasks import bootcamp, gym, science
+from athanor.rl.tasks import bootcamp, gym, programs, science
 from athanor.rl.tasks.task import MOST_TASKS, Task, candidates
 from athanor.rl.tasks.verifying import Verdict, Verifier
 
+OURS = (science, programs)
 ITEMS, TASK_ITEMS = 12, 3  # problems that a generator and one of its tasks are tried with
 GENERATE_SECONDS = 5.0  # for the problems of one task
 TASKS_SECONDS = 120.0  # for all tasks of a generator; what has not been tried by then is not taken
@@ -69,18 +70,22 @@ class Audit:
 
 
 def known_generators() -> list[str]:
-    """Of reasoning-gym, and of our own science."""
+    """Our own, and those of reasoning-gym."""
     with Sandbox([gym.__name__]) as sandbox:
-        return [*science.generators(), *sandbox.call(gym.__name__, "generators", seconds=30.0).value]
+        return [
+            *(name for module in OURS for name in module.KINDS),
+            *sandbox.call(gym.__name__, "generators", seconds=30.0).value,
+        ]
 
 
 def audit_by_name(name: str) -> Audit:
     """Audit a generator that is known, or `FILE.py:Class`, in a sandbox of its own."""
     path, _, camp = name.rpartition(":")
     if not path:
-        module, *packages = [science.__name__] if name in science.KINDS else [gym.__name__, "reasoning_gym"]
-        with Sandbox([module, *packages]) as sandbox:
-            return audit_generator(sandbox, module, name)
+        ours = [module.__name__ for module in OURS if name in module.KINDS]
+        modules = ours or [gym.__name__, "reasoning_gym"]
+        with Sandbox(modules) as sandbox:
+            return audit_generator(sandbox, modules[0], name)
     where = Path(path).resolve()
     with Sandbox([bootcamp.__name__], find_isolation(where)) as sandbox:
         return audit_generator(sandbox, bootcamp.__name__, f"{where}:{camp}")

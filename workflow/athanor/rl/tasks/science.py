@@ -58,11 +58,6 @@ class Kind:
     shape: str  # a regular expression
 
 
-def generators() -> list[str]:
-    """The names of all."""
-    return sorted(KINDS)
-
-
 def attributes(generator: str) -> dict[str, int]:
     """How many levels each attribute has."""
     return {name: len(values) for name, values in KINDS[generator].levels.items()}
