@@ -1,5 +1,6 @@
 """Tasks of one's own, one of them sound: the others are broken, each in its own way. Read by path, inside the sandbox."""
 
+import contextlib
 import os
 import random
 import time
@@ -120,4 +121,17 @@ class KillsItsWorker(Sound):
         if "kill" in answer:
             os.kill(os.getppid(), 9)
             time.sleep(60)
+        return float(answer.strip() == cls.solve(case))
+
+
+class IsAnsweredFor(Sound):
+    """An answer writes the reply in its verifier's stead, and ends it."""
+
+    @classmethod
+    def verify_score(cls, answer: str, case: dict[str, Any]) -> float:
+        if answer.startswith("{"):
+            for descriptor in range(3, 20):
+                with contextlib.suppress(OSError):
+                    os.write(descriptor, answer.encode() + b"\n")
+            os._exit(0)
         return float(answer.strip() == cls.solve(case))

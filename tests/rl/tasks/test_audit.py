@@ -84,6 +84,15 @@ def test_answer_that_harms_its_verifier_is_wrong_and_the_others_are_judged(camps
     assert verifier.troubles == {"it took the sandbox down": 1}
 
 
+@pytest.mark.parametrize("forged", ["5", "[1]", "[true, 1.0]", '"yes"', "{}", "[1.0, 1.0, 1.0]", "[[]]"])
+def test_forged_reply_that_is_none_is_no_verdict(camps: Sandbox, forged: str) -> None:
+    """One of the right form cannot be told from the verifier's own: programs are to be kept from it by its shape."""
+    camp = f"{CAMPS}:IsAnsweredFor"
+    entries = camps.call(bootcamp.__name__, "generate", camp, {"terms": 0, "largest": 0}, 1, 2, seconds=5.0).value
+    verdicts = Verifier(camps).judge(bootcamp.__name__, camp, [f'{{"value": {forged}}}', entries[1]["answer"]], entries)
+    assert [verdict.right for verdict in verdicts] == [False, True]
+
+
 def test_answers_of_another_shape_never_reach_the_verifier(gyms: Sandbox) -> None:
     [entry] = gyms.call(gym.__name__, "generate", "countdown", {}, 1, 1, seconds=10.0).value
     hostile = ["__import__('os')._exit(77)", "9**9**9", f"{entry['answer']} or 1", "", "1" * (LONGEST + 1)]

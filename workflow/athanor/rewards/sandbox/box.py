@@ -1,5 +1,6 @@
 """The sandbox as the rest sees it: functions called by name in a worker behind walls, which is started again when it dies."""
 
+import contextlib
 import json
 import os
 import select
@@ -82,7 +83,8 @@ class Sandbox:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # what of a request it never read
+                        pipe.close()
         self._process, self._unread = None, b""
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from athanor.rewards.sandbox.box import Sandbox
+from athanor.rewards.sandbox.box import Outcome, Sandbox
 from athanor.rl.tasks.shapes import fits
 
 WHOLE = 1.0  # partial credits reward hedging: only what earns all of it is right
@@ -19,6 +19,14 @@ class Verdict:
 
     right: bool
     trouble: str = ""
+
+
+def _scores(outcome: Outcome, count: int) -> list[float | str] | None:
+    """What a call says of so many answers; None where it says something else: an answer may have written it."""
+    said = outcome.value
+    if not outcome.came or not isinstance(said, list) or len(said) != count:
+        return None
+    return said if all(isinstance(score, (float, str)) for score in said) else None
 
 
 @dataclass
@@ -37,13 +45,15 @@ class Verifier:
             places = seen[begin : begin + BATCH]
             some = [answers[at] for at in places], [entries[at] for at in places]
             outcome = self.sandbox.call(module, "score", generator, *some, seconds=SECONDS_FIRST + SECONDS_EACH * len(places))
-            if outcome.came and len(outcome.value) == len(places):
-                for at, score in zip(places, outcome.value, strict=True):
-                    verdicts[at] = self._verdict(score)
-                continue
-            for at in places:  # the others of the batch do not pay for it
-                alone = self.sandbox.call(module, "score", generator, [answers[at]], [entries[at]], seconds=SECONDS_ALONE)
-                verdicts[at] = self._verdict(alone.value[0] if alone.came else alone.ended or alone.error)
+            scores = _scores(outcome, len(places))
+            if scores is None:  # the others of the batch do not pay for it
+                alone = [
+                    self.sandbox.call(module, "score", generator, [answers[at]], [entries[at]], seconds=SECONDS_ALONE)
+                    for at in places
+                ]
+                scores = [(_scores(one, 1) or [one.ended or one.error or "its reply is none"])[0] for one in alone]
+            for at, score in zip(places, scores, strict=True):
+                verdicts[at] = self._verdict(score)
         return verdicts
 
     def _verdict(self, score: float | str) -> Verdict:
