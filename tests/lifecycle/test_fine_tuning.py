@@ -118,9 +118,7 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
     driver = project.start_snakemake()
     wait_until(lambda: any(project.store.glob("sft/*/checkpoints/*/state.json")), "a checkpoint")
     assert project.kill_ranks("sft") == 2
-    wait_until(lambda: project.kill_ranks("rollouts"), "rollouts")
-    assert driver.wait(timeout=600) != 0, "nobody knows why a lone rank was killed: it is not started again unasked"
-    driver = project.start_snakemake()
+    wait_until(lambda: project.kill_ranks("rollouts"), "rollouts")  # most likely while it imports
     wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
     project.kill_ranks("offline")  # none where it has just ended
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()

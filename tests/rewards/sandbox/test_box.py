@@ -77,6 +77,7 @@ def test_call_that_gives_no_value_says_how_it_ended(isolation: Isolation, attack
         "__import__('ctypes').CDLL(None, use_errno=True).mount(b'none', b'/tmp', b'tmpfs', 0, 0) or 1/0",
         "__import__('os').setuid(0)",
         "__import__('os').kill(1, 9)",
+        "open('/proc/1/fd/1', 'wb', 0).write(b'0 {}')",
     ],
 )
 def test_machine_is_out_of_reach(box: Sandbox, attack: str) -> None:
@@ -116,6 +117,32 @@ def test_call_that_kills_its_worker_is_lost_and_the_next_is_not(box: Sandbox) ->
     assert expression(box, "__import__('os').kill(__import__('os').getppid(), 9)").ended
     assert expression(box, "6 * 7") == Outcome(42)
     assert box.started <= before + 1
+
+
+@needs_walls
+def test_names_in_tmp_are_gone_with_the_call(box: Sandbox) -> None:
+    made = "[__import__('os').makedirs('/tmp/a/b'), __import__('os').symlink('a secret', '/tmp/a/b/c'), open('/tmp/d', 'w').name]"
+    assert expression(box, made).value == [None, None, "/tmp/d"]
+    assert expression(box, "__import__('os').listdir('/tmp')") == Outcome([])
+
+
+@needs_walls
+@pytest.mark.parametrize(
+    "change",
+    [
+        "__import__('resource').prlimit(__import__('os').getppid(), 9, (2**27, 2**27)) or 1",
+        "__import__('os').setpriority(0, __import__('os').getppid(), 19) or 1",
+        "__import__('ctypes').CDLL(None).shmget(77, 4096, 0o1666) + 1",
+    ],
+    ids=["limits", "priority", "shared memory"],
+)
+def test_worker_that_a_call_has_changed_is_replaced(change: str) -> None:
+    with Sandbox() as box:
+        assert expression(box, "__import__('os').listdir('/tmp')") == Outcome([])
+        assert expression(box, change).ended == "it took the sandbox down"
+        assert expression(box, "__import__('os').listdir('/tmp')") == Outcome([])
+        assert expression(box, "__import__('resource').getrlimit(9)[0] > 2**29") == Outcome(True)
+        assert box.started == 2
 
 
 @needs_walls

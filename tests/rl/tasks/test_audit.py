@@ -1,6 +1,7 @@
 """A broken verifier of each kind is caught, and a sound one is not."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,22 +85,31 @@ def test_answer_that_harms_its_verifier_is_wrong_and_the_others_are_judged(camps
     assert verifier.troubles == {"it took the sandbox down": 1}
 
 
-@pytest.mark.parametrize("forged", ["5", "[1]", "[true, 1.0]", '"yes"', "{}", "[1.0, 1.0, 1.0]", "[[]]"])
+@pytest.mark.parametrize("forged", ["5", "[1]", "[true, 1.0]", '"yes"', "{}", "[1.0, 1.0, 1.0]", "[[]]", "[Infinity]"])
 def test_forged_reply_that_is_none_is_no_verdict(camps: Sandbox, forged: str) -> None:
     """One of the right form cannot be told from the verifier's own: programs are to be kept from it by its shape."""
     camp = f"{CAMPS}:IsAnsweredFor"
     entries = camps.call(bootcamp.__name__, "generate", camp, {"terms": 0, "largest": 0}, 1, 2, seconds=5.0).value
-    verdicts = Verifier(camps).judge(bootcamp.__name__, camp, [f'{{"value": {forged}}}', entries[1]["answer"]], entries)
-    assert [verdict.right for verdict in verdicts] == [False, True]
+    for reply in (f'{{"value": {forged}}}', f'{{"error": {forged}}}', f'{{"ended": {forged}, "value": [1.0, 1.0]}}'):
+        verdicts = Verifier(camps).judge(bootcamp.__name__, camp, [reply, entries[1]["answer"]], entries)
+        assert [verdict.right for verdict in verdicts] == [False, True]
 
 
 def test_answers_of_another_shape_never_reach_the_verifier(gyms: Sandbox) -> None:
     [entry] = gyms.call(gym.__name__, "generate", "countdown", {}, 1, 1, seconds=10.0).value
-    hostile = ["__import__('os')._exit(77)", "9**9**9", f"{entry['answer']} or 1", "", "1" * (LONGEST + 1)]
+    hostile = ["__import__('os')._exit(77)", "9**9**9", "7//2", f"{entry['answer']} or 1", "", "1" * (LONGEST + 1)]
     assert not any(fits("countdown", answer) for answer in hostile)
     verifier = Verifier(gyms)
-    verdicts = verifier.judge(gym.__name__, "countdown", [entry["answer"], *hostile], [entry] * 6)
-    assert [verdict.right for verdict in verdicts] == [True] + 5 * [False] and not verifier.troubles
+    verdicts = verifier.judge(gym.__name__, "countdown", [entry["answer"], *hostile], [entry] * 7)
+    assert [verdict.right for verdict in verdicts] == [True] + 6 * [False] and not verifier.troubles
+
+
+def test_shapes_are_quick_on_what_is_long() -> None:
+    began = time.process_time()
+    for generator in SHAPES:
+        for text in ("1" * (LONGEST - 1) + "x", "1," * (LONGEST // 2 - 1) + "x", "A is a b, " * (LONGEST // 10) + "!"):
+            fits(generator, text[:LONGEST])
+    assert time.process_time() - began < 10, "each takes a thousandth of a second; what backtracks takes a minute"
 
 
 @pytest.mark.parametrize("generator", sorted(SHAPES))

@@ -46,7 +46,12 @@ def test_other_ways_to_write_it_are_right(generator: str) -> None:
     wrapped = (
         "def main():\n" + "".join(f"    {line}\n" for line in program.splitlines()) + 'if __name__ == "__main__":\n    main()'
     )
-    assert score(generator, [fenced, wrapped, f"{program}\n"], [entry] * 3) == [1.0, 1.0, 1.0]
+    ends = [f"{program}\nexit_code = 0\nraise SystemExit(exit_code)", f"import sys\n{program}\nsys.exit()"]
+    reads = [
+        program.replace("input()", way) for way in ("open(0).readline()", "__import__('sys').stdin.buffer.readline().decode()")
+    ]
+    answers = [fenced, wrapped, f"{program}\n", *ends, *reads]
+    assert score(generator, answers, [entry] * len(answers)) == [1.0] * len(answers)
 
 
 def test_wrong_programs_are_wrong() -> None:
@@ -59,7 +64,7 @@ def test_wrong_programs_are_wrong() -> None:
         f"{program} or banana",
         f"{program}\nraise SystemExit(1)",
         f"{program}\nprint('and more')",
-        program.replace("print", "str"),
+        program.replace("print(", "str("),
         f"import sys\n{program}\nsys.stdout.flush()\nimport os\nos._exit(3)",
     ]
     assert score("list_program", wrong, [entry] * len(wrong)) == [0.0] * len(wrong)
@@ -77,17 +82,39 @@ def test_program_that_does_not_end_or_prints_for_ever_is_stopped() -> None:
     assert time.monotonic() - began < 30
 
 
+ATTACKS = {
+    "kills its verifier": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+    "forges a reply": """
+import os
+for fd in range(3, 100):
+    try: os.write(fd, b'{"value": [1.0]}\\n')
+    except OSError: pass
+""",
+    "changes what is in memory": """
+import gc
+for o in gc.get_objects():
+    if isinstance(o, list) and o and o[0] == 0.0: o[:] = [1.0] * len(o)
+""",
+    "looks for what is expected": """
+import sys
+f = sys._getframe()
+while 'case' not in f.f_locals: f = f.f_back
+print(dict(map(tuple, f.f_locals['case']))[input()])
+""",
+    "kills the others": """
+import os
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        try: os.kill(-1, 9)
+        except OSError: pass
+""",
+    "reads files": "import os\nos.system('echo 9 > /tmp/it')\nprint(open('/etc/passwd').read())",
+}
+
+
 @needs_walls
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
-        "import os\nfor fd in range(3, 100):\n    try: os.write(fd, b'{\"value\": [1.0]}\\n')\n    except OSError: pass",
-        "import gc\nfor o in gc.get_objects():\n    if isinstance(o, list) and o and o[0] == 0.0: o[:] = [1.0] * len(o)",
-        "import os\nos.system('echo 9 > /tmp/it')\nprint(open('/etc/passwd').read())",
-    ],
-    ids=["kills its verifier", "forges a reply", "changes what is in memory", "reads files"],
-)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 def test_hostile_program_is_wrong_and_its_neighbours_are_judged(box: Sandbox, attack: str) -> None:
     entries: list[Any] = box.call(programs.__name__, "generate", "list_program", {}, 1, 2, seconds=10.0).value
     answers = [entries[0]["answer"], attack, entries[1]["answer"]]

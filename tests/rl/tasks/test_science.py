@@ -88,6 +88,11 @@ def test_weights_are_those_of_the_tables(formula: str, grams: float) -> None:
     assert written(atoms(formula)) in (formula, "ClNa")  # Hill's order without carbon is the alphabet's
 
 
+def test_mass_that_lacks_a_hydrogen_is_wrong() -> None:
+    entries = generate("molar_mass", {}, 1, PROBLEMS)
+    assert set(score("molar_mass", [str(float(entry["answer"]) - 1.008) for entry in entries], entries)) == {0.0}
+
+
 def test_moles_and_masses_agree() -> None:
     for entry in problems("moles_of_mass"):
         grams, formula = re.search(r"are (\d+) g of (\w+)", entry["question"]).groups()  # type: ignore[union-attr]
@@ -107,7 +112,8 @@ def test_equations_keep_their_atoms_with_the_smallest_numbers() -> None:
     left, right = one["answer"].split(" -> ")
     turned = " + ".join(reversed(left.split(" + "))) + " -> " + right
     doubled = f"{science._side({s: 2 * n for s, n in one['case'][0].items()})} -> {right}"
-    assert score("combustion_equation", [turned, doubled, f"{right} -> {left}"], [one] * 3) == [1.0, 0.0, 0.0]
+    answers = [turned, doubled, f"{right} -> {left}", f"99 O2 + {left} -> {right}", f"{left} -> {right} + 3 CO2"]
+    assert score("combustion_equation", answers, [one] * len(answers)) == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_gas_is_ideal() -> None:

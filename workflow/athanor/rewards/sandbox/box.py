@@ -16,7 +16,7 @@ from athanor.artifacts.run import StageError
 from athanor.rewards.sandbox import worker
 from athanor.rewards.sandbox.isolation import Isolation, find_isolation
 
-START_SECONDS = 60.0  # until the worker has imported its modules
+START_SECONDS = 180.0  # until the worker has imported its modules
 GRACE_SECONDS = 10.0  # behind a call's own deadline, which the worker keeps
 TAIL = 1000  # characters of an error
 
@@ -39,13 +39,15 @@ class Outcome:
 class Sandbox:
     """One worker; calls run one after the other. `modules` are imported once and are there in every call.
 
-    Nothing that a call does outlives it but the reply, and no call can write a file. Where the
-    machine has no isolation, `isolation.complete` is False: then only functions may be called that do not run what a model wrote.
+    Nothing that a call does outlives it but the reply; a worker that a call has changed is replaced. It ends with the thread that
+    made the first call. Where the machine has no isolation, `isolation.complete` is False: then only functions may be called
+    that do not run what a model wrote.
     """
 
     modules: Sequence[str] = ()
     isolation: Isolation = field(default_factory=find_isolation)
     started: int = 0  # how often, the first time included
+    calls: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _unread: bytes = b""
 
@@ -60,21 +62,16 @@ class Sandbox:
     def call(self, module: str, function: str, *arguments: Any, seconds: float) -> Outcome:
         """The function's value for arguments that JSON can hold. Raises StageError only where no worker can be started."""
         process = self._process or self._start()
-        request = {"module": module, "function": function, "arguments": arguments, "seconds": seconds}
-        try:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
+        self.calls += 1
+        request = {"module": module, "function": function, "arguments": arguments, "seconds": seconds, "number": self.calls}
+        line = None
+        if _write(process, json.dumps(request).encode() + b"\n", seconds + GRACE_SECONDS):
             line = self._line(process, seconds + GRACE_SECONDS)
-        except BrokenPipeError:
-            line = None
-        if line is None:
+        number, _, reply = (line or b"").partition(b" ")
+        if number != str(self.calls).encode() or self._unread:
             self.close()
             return Outcome(ended="it took the sandbox down")
-        try:
-            return Outcome(**json.loads(line))
-        except (ValueError, TypeError, RecursionError):  # a call wrote its reply itself
-            return Outcome(ended="its reply is none")
+        return _outcome(reply)
 
     def close(self) -> None:
         """End the worker and all that runs in it. The next call starts another."""
@@ -90,8 +87,11 @@ class Sandbox:
     def _start(self) -> subprocess.Popen[bytes]:
         inside = [sys.executable, "-P", worker.__file__, str(int(self.isolation.complete)), *self.modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([*self.isolation.command, *inside], **pipes)  # type: ignore[call-overload]
+        # Of the environment nothing goes inside, where it might be read from bubblewrap's own memory.
+        outside = {"PATH": os.environ.get("PATH", os.defpath)} if self.isolation.complete else None
+        process = subprocess.Popen(self.isolation.before(inside), env=outside, **pipes)  # type: ignore[call-overload]
         self._process, self._unread, self.started = process, b"", self.started + 1
+        os.set_blocking(process.stdin.fileno(), False)
         if self._line(process, START_SECONDS) is None:
             process.kill()
             said = process.stderr.read().decode(errors="replace").strip()
@@ -111,3 +111,32 @@ class Sandbox:
             self._unread += part
         line, found, self._unread = self._unread.partition(b"\n")
         return line if found else None
+
+
+def _write(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bool:
+    """Whether the worker took all of it in time."""
+    assert process.stdin is not None
+    left, deadline = memoryview(request), time.monotonic() + seconds
+    while left:
+        if not select.select([], [process.stdin], [], max(0.0, deadline - time.monotonic()))[1]:
+            return False
+        try:
+            left = left[os.write(process.stdin.fileno(), left[: 2**16]) :]
+        except BlockingIOError:
+            continue
+        except BrokenPipeError:
+            return False
+    return True
+
+
+def _outcome(reply: bytes) -> Outcome:
+    """As the worker writes it; a call may have written it itself."""
+    try:
+        said = json.loads(reply)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and len(said) == 1:
+        [(name, value)] = said.items()
+        if name == "value" or (name in ("error", "ended") and isinstance(value, str) and value):
+            return Outcome(**{name: value})
+    return Outcome(ended="its reply is none")

@@ -1,6 +1,7 @@
 """How a process is shut off on this machine: by bubblewrap. Whether it works here is tried, not assumed."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import athanor
 
-NOBODY = 65534  # uid and gid
+USERS = range(60_000, 65_534)  # one is drawn for each worker: a limit on processes counts a user's in all of them
 PROBE_SECONDS = 20.0
 _NAMESPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 # RLIMIT_NPROC does not bind root, nor what a user namespace maps to root: another user it has to be.
-_AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs")
+_USER = "USER"
+_AS_ANOTHER = ("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "--no-new-privs")
 _PROBE = "import os, sys; sys.exit('files of this machine are to be seen' if os.path.exists('/etc/passwd') else 0)"
 
 
@@ -31,6 +33,11 @@ class Isolation:
         """Whether what a model wrote may run."""
         return bool(self.command)
 
+    def before(self, program: Sequence[str]) -> list[str]:
+        """The whole command that starts `program` behind walls."""
+        user = str(secrets.choice(USERS))
+        return [word.replace(_USER, user) if word.startswith("--re") else word for word in self.command] + list(program)
+
 
 @cache
 def find_isolation(*readable: Path) -> Isolation:
@@ -42,11 +49,13 @@ def find_isolation(*readable: Path) -> Isolation:
     if bwrap is None:
         return Isolation((), "bubblewrap is not installed (apt install bubblewrap, dnf install bubblewrap)")
     outside = (bwrap, *_NAMESPACES, "--die-with-parent", "--new-session", "--clearenv", *_variables())
-    ways = [Isolation((*outside, *_file_system(readable, ()), "--unshare-user", "--cap-drop", "ALL", "--"))]
+    # As pid 1: else bubblewrap is that, our user, with our environment and our pipes for any call to open.
+    alone = ("--unshare-user", "--as-pid-1", "--cap-drop", "ALL", "--")
+    ways = [Isolation((*outside, *_file_system(readable, ()), *alone))]
     if os.geteuid() == 0 and shutil.which("setpriv"):
         capabilities = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-        for_nobody = _file_system(readable, ("--perms", "1777"))
-        ways.insert(0, Isolation((*outside, *for_nobody, *capabilities, "--", *_AS_NOBODY)))
+        for_another = _file_system(readable, ("--perms", "1777"))
+        ways.insert(0, Isolation((*outside, *for_another, *capabilities, "--", *_AS_ANOTHER)))
     troubles = []
     for way in ways:
         if not (trouble := _trouble_with(way)):
@@ -56,7 +65,7 @@ def find_isolation(*readable: Path) -> Isolation:
 
 
 def _trouble_with(way: Isolation) -> str:
-    command = [*way.command, sys.executable, "-I", "-S", "-c", _PROBE]
+    command = way.before([sys.executable, "-I", "-S", "-c", _PROBE])
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:

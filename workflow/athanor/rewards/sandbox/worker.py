@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 MEMORY = 2**30  # bytes that a call may take beside what is loaded
@@ -29,10 +30,16 @@ def main() -> None:
         importlib.import_module(module)
     replies, limits = os.dup(1), _limits(isolated)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.write(replies, b"{}\n")  # it is up
+    os.write(replies, b"0 {}\n")  # it is up
+    before, names = _state(isolated), set(Path("/tmp").rglob("*"))
     for line in sys.stdin.buffer:
         call = json.loads(line)
-        os.write(replies, _serve(call, replies, isolated, limits) + b"\n")
+        reply = _serve(call, replies, isolated, limits)
+        if isolated:
+            _remove_other_names(names)
+        if _state(isolated) != before:
+            return  # the next call has a worker that nobody touched
+        os.write(replies, str(call["number"]).encode() + b" " + reply + b"\n")
 
 
 def _serve(call: dict[str, Any], replies: int, isolated: bool, limits: dict[int, int]) -> bytes:
@@ -44,13 +51,21 @@ def _serve(call: dict[str, Any], replies: int, isolated: bool, limits: dict[int,
         _run(call, write_end, limits)
     os.close(write_end)
     reply, ended = _reply(read_end, child, time.monotonic() + call["seconds"])
-    # Whatever else a call started: in a namespace of our own, everything but this process and its init.
+    # Whatever else a call started: in a namespace of our own, everything but this process and its init. Outside of one the call's
+    # group alone, while nobody else can have its number.
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(-1, signal.SIGKILL) if isolated else os.killpg(child, signal.SIGKILL)
+        if isolated:
+            os.kill(-1, signal.SIGKILL)
+        elif ended is None:
+            os.killpg(child, signal.SIGKILL)
     os.close(read_end)
     if ended is None:
         os.kill(child, signal.SIGKILL)  # it may not have had a group of its own yet
         os.waitpid(child, 0)
+    with contextlib.suppress(ChildProcessError):  # as pid 1 this process has what others left
+        while os.waitpid(-1, 0 if isolated else os.WNOHANG)[0]:
+            pass
+    if ended is None:
         return json.dumps({"ended": "too much output" if len(reply) > REPLY_BYTES else "out of time"}).encode()
     if reply.endswith(b"\n") and reply.count(b"\n") == 1 and ended == 0:  # processes that it started may write, too
         return reply[:-1]
@@ -109,6 +124,23 @@ def _run(call: dict[str, Any], write_end: int, limits: dict[int, int]) -> None:
         code = 0
     finally:
         os._exit(code)
+
+
+def _state(isolated: bool) -> list[Any]:
+    """What a call could change for those behind it: limits and priority of this process, memory that is shared."""
+    mine: list[Any] = [resource.getrlimit(kind) for kind in range(16)]
+    mine += [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getaffinity(0)]
+    if isolated:
+        for kind in ("shm", "msg", "sem"):
+            with contextlib.suppress(FileNotFoundError), open(f"/proc/sysvipc/{kind}") as table:
+                mine.append(len(table.readlines()))
+    return mine
+
+
+def _remove_other_names(names: set[Path]) -> None:
+    """From /tmp: what packages make when they are imported in a call, and what a call would leave for the next."""
+    for path in sorted(set(Path("/tmp").rglob("*")) - names, reverse=True):
+        path.unlink() if path.is_symlink() or not path.is_dir() else path.rmdir()
 
 
 def _limits(isolated: bool) -> dict[int, int]:

@@ -71,7 +71,7 @@ class Audit:
 
 def known_generators() -> list[str]:
     """Our own, and those of reasoning-gym."""
-    with Sandbox([gym.__name__]) as sandbox:
+    with Sandbox([gym.__name__, "reasoning_gym"]) as sandbox:
         return [
             *(name for module in OURS for name in module.KINDS),
             *sandbox.call(gym.__name__, "generators", seconds=30.0).value,

@@ -1,25 +1,26 @@
 """Programs to be written: a question says what a program reads and prints, its verifier runs the answer on inputs of its own.
 
-Functions as in gym.py, all in the sandbox. An answer runs in a process beside the verifier, which alone compares what it
-printed: a program can end, hang or kill, and says nothing about its own verdict.
+Functions as in gym.py, all in the sandbox. An answer runs in an interpreter beside the verifier, which alone compares what
+it printed: a program can end, hang or kill, and says nothing about its own verdict.
 """
 
+import contextlib
 import os
 import re
+import resource
 import select
-import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from random import Random
 from typing import Any
 
 Entry = dict[str, Any]
 INPUTS = 8  # that a program is tried on
 DIFFERENT = 3  # outputs among these at least: else a program that reads nothing might do
-SECONDS = 1.0  # for all of them
+SECONDS, CPU_SECONDS = 3.0, 1  # for all of them by the clock; for each by its processor
 PRINTED = 2**16  # bytes that are looked at
 _FENCED = re.compile(r"```(?:python|py)?\n(.*?)```", re.DOTALL)
 _LEVELS = {"steps": (1, 2, 3, 4), "ends": (0, 1)}  # operations before the last; 0: prints one number, 1: also lists
@@ -125,7 +126,7 @@ def _problem(kind: Kind, random: Random, steps: int, ends: int) -> Entry:
         return _problem(kind, random, steps, ends)
     question = (
         f"Write a Python program. It reads one line of {kind.reads}. With these values, in this order: {'; '.join(words)}. "
-        "Answer with the program alone."
+        "Answer with the program alone; it has the standard library."
     )
     return {"question": question, "answer": program, "case": case}
 
@@ -142,32 +143,34 @@ def _score(answer: str, case: Sequence[tuple[str, str]]) -> float:
 
 
 def run(program: str, line: str, deadline: float) -> str | None:
-    """What the program prints for this input, without spaces around; None where it fails, or has not ended by then."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _execute(program, line, write_end)
-    os.close(write_end)
-    printed, ended = b"", False
-    while len(printed) < PRINTED and not ended and select.select([read_end], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        part = os.read(read_end, PRINTED)
-        printed, ended = printed + part, not part
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    os.close(read_end)
-    status = os.waitpid(child, 0)[1]
-    return printed.decode(errors="replace").strip() if ended and status == 0 else None
+    """What the program prints for this input, without spaces around; None where it fails, or has not ended by then.
 
-
-def _execute(program: str, line: str, write_end: int) -> None:
-    """In the program's own process: never returns."""
-    code = 1
+    In an interpreter of its own, which has nothing in memory of what is expected.
+    """
+    command = [sys.executable, "-I", "-S", "-B", "-c", program]
     try:
-        os.dup2(write_end, 1)
-        os.closerange(3, 256)  # the verifier's own pipes
-        sys.stdin, sys.stdout = StringIO(line + "\n"), os.fdopen(1, "w", encoding="utf-8", closefd=False)
-        exec(compile(program, "answer.py", "exec"), {"__name__": "__main__"})
-        sys.stdout.flush()
-        code = 0
-    finally:
-        os._exit(code)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_limit_itself
+        )
+    except (OSError, ValueError):  # too long for a command, or a null in it
+        return None
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line.encode() + b"\n")
+            process.stdin.close()
+        printed, ended = b"", False
+        while (
+            len(printed) < PRINTED
+            and not ended
+            and select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
+        ):
+            part = os.read(process.stdout.fileno(), PRINTED)
+            printed, ended = printed + part, not part
+        if not ended:
+            process.kill()
+    return printed.decode(errors="replace").strip() if ended and process.returncode == 0 else None
+
+
+def _limit_itself() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))

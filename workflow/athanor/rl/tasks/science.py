@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 Entry = dict[str, Any]
-TOLERANCE = 5e-3  # of a number's own size: questions ask for four figures
+TOLERANCE = 1e-3  # of a number's own size: questions ask for four figures
 GAS_CONSTANT = 0.0820574  # litre atmospheres a kelvin and mole
 NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 FORMULA = r"(?:[A-Z][a-z]?\d*)+"
@@ -176,7 +176,8 @@ def _moles(random: Random, elements: int) -> Made:
 
 def _combustion(random: Random, carbons: int, others: int) -> Made:
     """Of a compound of carbon and hydrogen, and with `others` of oxygen (1), nitrogen (2) or sulphur (3)."""
-    counts = {"C": random.randint(2, carbons), "H": 2 * random.randint(1, carbons)}
+    most = random.randint(carbons // 2, carbons)
+    counts = {"C": most, "H": 2 * random.randint(1, most + 1)}
     if others:
         counts["_ONS"[others]] = random.randint(1, 3)
     fuel = written(counts)
@@ -202,12 +203,14 @@ def _side(species: Mapping[str, int]) -> str:
 
 def _is_balanced(answer: str, entry: Entry) -> bool:
     """The same species on the same sides with the same amounts; in any order."""
-    return [_species(side) for side in answer.split("->")] == list(entry["case"])
+    sides = [dict(side) for side in entry["case"]]
+    return [_species(side) for side in answer.split("->")] == [sorted(side.items()) for side in sides]
 
 
-def _species(side: str) -> dict[str, int]:
+def _species(side: str) -> list[tuple[str, int]]:
+    """Each as it is said: one that is said twice stands there twice."""
     found = (re.fullmatch(r"(\d*) ?(\S+)", part.strip()) for part in side.split(" + "))
-    return {match[2]: int(match[1] or 1) for match in found if match}
+    return sorted((match[2], int(match[1] or 1)) for match in found if match)
 
 
 def _conversion(random: Random, kinds: int) -> Made:
@@ -267,7 +270,7 @@ _SIDES = rf"{_AMOUNT}(?: \+ {_AMOUNT})*"
 
 KINDS: dict[str, Kind] = {
     "combustion_equation": Kind(
-        _combustion, _is_balanced, {"carbons": (6, 12, 24, 40), "others": (0, 1, 2, 3)}, rf"{_SIDES} -> {_SIDES}"
+        _combustion, _is_balanced, {"carbons": (8, 16, 32, 60), "others": (0, 1, 2, 3)}, rf"{_SIDES} -> {_SIDES}"
     ),
     "dilution": Kind(_dilution, _is_near, {"steps": (1, 2, 3, 4)}, NUMBER),
     "dna_reverse_complement": Kind(_reverse_complement, _is_same, _LENGTHS, "[ACGT]+"),

@@ -7,7 +7,7 @@ tries every verifier with and without them.
 import re
 
 LONGEST = 20_000  # characters: what is longer is not judged
-_NUMBER, _ROWS = r"-?[\d,]*\.?\d+", r"[-\d\s]+"
+_NUMBER, _ROWS = r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", r"[-\d\s]+"
 _FORMULA = r"(?:(?:asin|acos|atan|sinh|cosh|tanh|sin|cos|tan|exp|log|sqrt|pi|[xXCE])(?![a-zA-Z])|[\d+\-*/^(). ])+"
 _ROLES = r"[A-Z]\w+ is an? \w+"
 
@@ -16,7 +16,7 @@ SHAPES: dict[str, re.Pattern[str]] = {
     for name, shape in {
         "advanced_geometry": r"\(-?[\d.]+, ?-?[\d.]+\)|-?[\d.]+°?",
         "binary_matrix": _ROWS,
-        "countdown": r"(?!.*\*\*)[\d+\-*/() ]+",
+        "countdown": r"(?!.*(?:\*\*|//))[\d+\-*/() ]+",
         "fraction_simplification": r"\$?-?\d+/\d+\$?|\$?-?\\d?frac\{-?\d+\}\{-?\d+\}\$?",
         "gsm_symbolic": _NUMBER,
         "intermediate_integration": _FORMULA,
@@ -26,7 +26,7 @@ SHAPES: dict[str, re.Pattern[str]] = {
         "knights_knaves": rf"{_ROLES}(?:,? (?:and )?{_ROLES})*\.?",
         "n_queens": r"[_Q\s]+",
         "polynomial_multiplication": r"(?:[a-zA-Z](?![a-zA-Z])|[\d+\-*^(). ])+",
-        "puzzle24": r"(?!.*\*\*)[\d+\-*/() ]+",
+        "puzzle24": r"(?!.*(?:\*\*|//))[\d+\-*/() ]+",
         "ransom_note": "True|False",
         "simple_integration": _FORMULA,
         "sokoban": "[LRUDlrud]+",

@@ -1,16 +1,18 @@
 """Answers to right or wrong: an answer's shape first, then its verifier in the sandbox. One that harms its verifier is wrong."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from athanor.rewards.sandbox.box import Outcome, Sandbox
+from athanor.rl.tasks import programs
 from athanor.rl.tasks.shapes import fits
 
 WHOLE = 1.0  # partial credits reward hedging: only what earns all of it is right
 BATCH = 64  # answers that one call judges
 SECONDS_FIRST, SECONDS_EACH = 2.0, 0.25  # a call may take
-SECONDS_ALONE = 2.0  # an answer by itself, whose batch came to nothing
+SECONDS_ALONE = 4.0  # an answer by itself, whose batch came to nothing
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ def _scores(outcome: Outcome, count: int) -> list[float | str] | None:
     said = outcome.value
     if not outcome.came or not isinstance(said, list) or len(said) != count:
         return None
-    return said if all(isinstance(score, (float, str)) for score in said) else None
+    return said if all(isinstance(s, str) or (isinstance(s, float) and math.isfinite(s)) for s in said) else None
 
 
 @dataclass
@@ -41,8 +43,9 @@ class Verifier:
         """A verdict for each answer to the entry of its place. `module` has `score`, as `rl/tasks/gym.py` has it."""
         verdicts = [Verdict(False, "") for _ in answers]
         seen = [at for at, answer in enumerate(answers) if not self.shaped or fits(generator, answer)]
-        for begin in range(0, len(seen), BATCH):
-            places = seen[begin : begin + BATCH]
+        size = 1 if module == programs.__name__ else BATCH  # what a program leaves running lives until its call ends
+        for begin in range(0, len(seen), size):
+            places = seen[begin : begin + size]
             some = [answers[at] for at in places], [entries[at] for at in places]
             outcome = self.sandbox.call(module, "score", generator, *some, seconds=SECONDS_FIRST + SECONDS_EACH * len(places))
             scores = _scores(outcome, len(places))
