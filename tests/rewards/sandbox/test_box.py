@@ -12,9 +12,9 @@ import pytest
 
 from athanor.rewards.sandbox.box import Outcome, Sandbox
 from athanor.rewards.sandbox.isolation import Isolation, find_isolation
+from tests.rewards.sandbox.walls import needs_walls
 
 NONE = Isolation((), "for a test")
-needs_walls = pytest.mark.skipif(not find_isolation().complete, reason=find_isolation().why or "there are walls")
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from athanor.rl.tasks import bootcamp, gym
 from athanor.rl.tasks.audit import Audit, audit_by_name
 from athanor.rl.tasks.shapes import LONGEST, SHAPES, fits
 from athanor.rl.tasks.verifying import Verdict, Verifier
+from tests.rewards.sandbox.walls import needs_walls
 
 CAMPS = Path(__file__).with_name("camps.py")
-pytestmark = pytest.mark.skipif(not find_isolation().complete, reason=find_isolation().why or "there are walls")
+pytestmark = needs_walls
 
 
 @pytest.fixture(scope="module")

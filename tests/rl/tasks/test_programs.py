@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from athanor.rewards.sandbox.box import Sandbox
-from athanor.rewards.sandbox.isolation import find_isolation
 from athanor.rl.tasks import programs
 from athanor.rl.tasks.audit import audit_by_name
 from athanor.rl.tasks.programs import DIFFERENT, INPUTS, KINDS, attributes, generate, score
 from athanor.rl.tasks.verifying import Verdict, Verifier
-
-needs_walls = pytest.mark.skipif(not find_isolation().complete, reason=find_isolation().why or "there are walls")
+from tests.rewards.sandbox.walls import needs_walls
 
 
 @pytest.fixture(scope="module")

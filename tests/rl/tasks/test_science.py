@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from athanor.rewards.sandbox.isolation import find_isolation
 from athanor.rl.tasks import science
 from athanor.rl.tasks.audit import audit_by_name
 from athanor.rl.tasks.science import KINDS, atoms, attributes, codons, generate, score, weight, written
+from tests.rewards.sandbox.walls import needs_walls
 
 PROBLEMS = 40
 
@@ -35,7 +35,7 @@ def test_answer_on_record_alone_is_right(generator: str) -> None:
     assert generate(generator, {}, 1, 9)[1:] != generate(generator, {}, 2, 8)
 
 
-@pytest.mark.skipif(not find_isolation().complete, reason=find_isolation().why or "there are walls")
+@needs_walls
 @pytest.mark.parametrize("generator", sorted(KINDS))
 def test_audit_finds_every_level_sound(generator: str) -> None:
     found = audit_by_name(generator)

@@ -36,7 +36,7 @@ class Isolation:
     def before(self, program: Sequence[str]) -> list[str]:
         """The whole command that starts `program` behind walls."""
         user = str(secrets.choice(USERS))
-        return [word.replace(_USER, user) if word.startswith("--re") else word for word in self.command] + list(program)
+        return [word.replace(_USER, user) if word in _AS_ANOTHER else word for word in self.command] + list(program)
 
 
 @cache

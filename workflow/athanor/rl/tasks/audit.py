@@ -133,13 +133,8 @@ def _probe(sandbox: Sandbox, module: str, entries: Sequence[Any], found: Audit) 
     found.constant = _share(shaped.judge(module, found.generator, [common] * len(entries), entries))
     found.as_it_comes = dict(_shares(bare, module, found.generator, entries, golds))
     found.shaped = dict(_shares(shaped, module, found.generator, entries, golds))
-    for verifier in (bare, shaped):
-        ended = {v.trouble for program in PROGRAMS for v in verifier.judge(module, found.generator, [program], entries[:1])}
-        runs = any(str(EXIT) in trouble for trouble in ended)
-        if verifier is bare:
-            found.runs_answers = runs
-        else:
-            found.runs_behind_shape = runs
+    found.runs_answers = _runs_answers(bare, module, found.generator, entries)
+    found.runs_behind_shape = _runs_answers(shaped, module, found.generator, entries)
     found.raises = sorted(name for name in bare.troubles if " " not in name)
     for runaway in RUNAWAYS:
         [verdict] = bare.judge(module, found.generator, [runaway], entries[:1])
@@ -147,6 +142,12 @@ def _probe(sandbox: Sandbox, module: str, entries: Sequence[Any], found: Audit) 
             found.as_it_comes["what has no end"] = 1.0
         elif "time" in verdict.trouble or "signal" in verdict.trouble:
             found.runs_away.append(repr(runaway[:12] + ("…" if len(runaway) > 12 else "")))
+
+
+def _runs_answers(verifier: Verifier, module: str, generator: str, entries: Sequence[Any]) -> bool:
+    """Whether a program as an answer ended the verifier's process by its own code."""
+    verdicts = [verdict for program in PROGRAMS for verdict in verifier.judge(module, generator, [program], entries[:1])]
+    return any(str(EXIT) in verdict.trouble for verdict in verdicts)
 
 
 def _shares(
