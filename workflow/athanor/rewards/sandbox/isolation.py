@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import athanor
+from athanor.rewards.sandbox import worker
 
 USERS = range(60_000, 65_534)  # one is drawn for each worker: a limit on processes counts a user's in all of them
 PROBE_SECONDS = 20.0
@@ -80,16 +81,17 @@ def _variables() -> Iterator[str]:
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": str(_sources().parent),
         "LANG": "C.UTF-8",
-        "HOME": "/tmp",
+        "HOME": worker.SCRATCH,
+        "TMPDIR": worker.SCRATCH,
     }
     for name, value in {**known, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}.items():
         yield from ("--setenv", name, value)
 
 
-def _file_system(readable: Sequence[Path], of_tmp: Sequence[str]) -> Iterator[str]:
+def _file_system(readable: Sequence[Path], of_scratch: Sequence[str]) -> Iterator[str]:
     """The system's programs, this interpreter with its packages, our sources, and what else may be read; none can be written.
 
-    /tmp can, for what packages write when they are imported. `of_tmp`: options for it.
+    The scratch can, for what packages write when they are imported. `of_scratch`: options for it.
     """
     yield from ("--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev")
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
@@ -98,7 +100,7 @@ def _file_system(readable: Sequence[Path], of_tmp: Sequence[str]) -> Iterator[st
             yield from ("--symlink", os.readlink(path), name)
         elif path.is_dir():
             yield from ("--ro-bind", name, name)
-    yield from (*of_tmp, "--tmpfs", "/tmp")
+    yield from (*of_scratch, "--tmpfs", worker.SCRATCH)
     for path in _outermost([Path(sys.prefix), Path(sys.base_prefix), _sources(), *readable]):
         for parent in [*path.parents][-2::-1]:  # made by a bind alone, root alone may go through it
             yield from ("--perms", "0755", "--dir", str(parent))

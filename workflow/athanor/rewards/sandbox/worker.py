@@ -19,6 +19,7 @@ from typing import Any
 
 MEMORY = 2**30  # bytes that a call may take beside what is loaded
 PROCESSES, REPLY_BYTES = 8, 2**22
+SCRATCH = "/.scratch"  # all that can be written: not /tmp, in which the checkout may be
 _PR_SET_DUMPABLE = 4
 
 
@@ -31,8 +32,7 @@ def main() -> None:
     replies, limits = os.dup(1), _limits(isolated)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.write(replies, b"0 {}\n")  # it is up
-    # Outside of a namespace /tmp is everybody's.
-    before, names = _state(isolated), set(Path("/tmp").rglob("*") if isolated else ())
+    before, names = _state(isolated), set(Path(SCRATCH).rglob("*"))
     for line in sys.stdin.buffer:
         call = json.loads(line)
         reply = _serve(call, replies, isolated, limits)
@@ -139,13 +139,13 @@ def _state(isolated: bool) -> list[Any]:
 
 
 def _remove_other_names(names: set[Path]) -> None:
-    """From /tmp: what packages make when they are imported in a call, and what a call would leave for the next."""
-    for path in sorted(set(Path("/tmp").rglob("*")) - names, reverse=True):
+    """From the scratch: what packages make when they are imported in a call, and what a call would leave for the next."""
+    for path in sorted(set(Path(SCRATCH).rglob("*")) - names, reverse=True):
         path.unlink() if path.is_symlink() or not path.is_dir() else path.rmdir()
 
 
 def _limits(isolated: bool) -> dict[int, int]:
-    """Of a call. /tmp is there for what packages write when they are imported; a call makes empty files at most."""
+    """Of a call. The scratch is there for what packages write when they are imported; a call makes empty files at most."""
     with open("/proc/self/statm") as memory:
         loaded = int(memory.read().split()[0]) * resource.getpagesize()
     limits = {resource.RLIMIT_AS: loaded + MEMORY, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
