@@ -187,3 +187,49 @@ class RolloutEngine(StrEnum):
 
     IN_PROCESS = "in_process"  # the stage's own process, on a CPU or one GPU
     SERVER = "server"  # a server that the stage starts by the site's server_command: vLLM and its like
+
+
+class OnlineStart(StrEnum):
+    """The model that online RL starts from."""
+
+    LAST = "last"  # of these, in their order, that the recipe has
+    SFT = "sft"
+    OFFLINE = "offline"
+    PREFERENCE = "preference"
+
+
+class Route(StrEnum):
+    """Who rewards an answer. Each prompt has one."""
+
+    VERIFIER = "verifier"  # 1 where it is right, else 0
+    REWARD_MODEL = "reward_model"  # the recipe's own, beside the answer on record
+    RULES = "rules"  # of form
+
+
+class Comparison(StrEnum):
+    """How the rewards of one prompt's answers become advantages; groups whose rewards are all the same teach nothing."""
+
+    GROUP_Z = "group_z"  # less the group's mean, by its deviation
+    EMA = "ema"  # less the group's mean, by the task's running deviation (Feng et al. 2025)
+    RAW = "raw"  # less the group's mean
+
+
+class PolicyLoss(StrEnum):
+    """What is learnt from an advantage."""
+
+    CLIPPED = "clipped"  # the policy gradient of GRPO and its family
+    OREAL = "oreal"  # right answers are cloned, wrong ones pushed down (Lyu et al. 2025)
+
+
+class Grain(StrEnum):
+    """What something is counted by."""
+
+    TOKEN = "token"
+    SEQUENCE = "sequence"
+
+
+class OnlineControl(StrEnum):
+    """A negative control of online RL."""
+
+    RANDOM = "random"  # rewards drawn at the true rate of the round
+    SHUFFLED = "shuffled"  # rewards of other prompts' answers

@@ -1,0 +1,1 @@
+"""Online RL without a model."""
