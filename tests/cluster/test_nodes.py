@@ -62,6 +62,10 @@ FAULTS = {
     "interpreter": ({"interpreter": Interpreter("exit code 127: not found")}, Level.ERROR, "mend resources.pretrain.python"),
     "import": ({"interpreter": Interpreter(wrong={"pretrain": "ImportError: x"})}, Level.ERROR, "make install"),
     "version": ({"interpreter": Interpreter(versions={"torch": "2.11.0"})}, Level.ERROR, "make install"),
+    "no sandbox": (
+        {"interpreter": Interpreter(versions={"torch": "2.13.0"}, gpus=1, walls="bubblewrap is not installed")},
+        Level.WARNING, "are left out there",
+    ),
     "torch sees none": ({"interpreter": Interpreter(versions={"torch": "2.13.0"}, gpus=0)}, Level.ERROR, "--nv"),
 }  # fmt: skip
 
@@ -95,6 +99,14 @@ def test_interpreter_tells_versions_and_what_it_cannot_import() -> None:
     assert found.trouble == ""
     assert list(found.wrong) == ["no_such_stage"] and "ModuleNotFoundError" in found.wrong["no_such_stage"]
     assert found.versions == {"pytest": pytest.__version__, "no-such-package": "nothing"}
+
+
+def test_interpreter_tells_why_there_is_no_sandbox_where_a_stage_wants_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no bubblewrap there
+    assert "bubblewrap is not installed" in start_interpreter(replace(QUESTION_HERE, stages=["problems"])).walls
+    assert start_interpreter(replace(QUESTION_HERE, stages=["labels"])).walls == ""
 
 
 def test_interpreter_is_started_behind_the_launch_prefix() -> None:

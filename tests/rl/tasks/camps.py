@@ -135,3 +135,24 @@ class IsAnsweredFor(Sound):
                     os.write(descriptor, answer.encode() + b"\n")
             os._exit(0)
         return float(answer.strip() == cls.solve(case))
+
+
+class ErrsNowAndThen(Sound):
+    """One answer on record in three is wrong."""
+
+    @staticmethod
+    def solve(case: dict[str, Any]) -> str | None:
+        total = sum(case["numbers"])
+        return str(total + (total % 3 == 0))
+
+    @classmethod
+    def verify_score(cls, answer: str, case: dict[str, Any]) -> float:
+        return float(answer.strip() == str(sum(case["numbers"])))
+
+
+class GivesUpNowAndThen(Sound):
+    def case_generator(self) -> dict[str, Any]:
+        case = super().case_generator()
+        if sum(case["numbers"]) % 5 == 0:
+            raise RuntimeError("out of ideas")
+        return case

@@ -56,6 +56,9 @@ def judge_interpreter(where: str, job: StageJob, found: Interpreter) -> Iterator
         yield error(f"{where}: {python} has {package} {version}, the recipe's environment pins {job.packages[package]}", way_out)
     if not found.wrong and not different:
         yield ok(f"{where}: {python} imports what its stages need, in the pinned versions")
+    if found.walls:
+        advice = "problems whose verifier runs what a model wrote are left out there"
+        yield warning(f"{where}: no sandbox: {found.walls}", advice)
 
 
 def _gpus(where: str, report: NodeReport) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from snakemake_executor_plugin_submitit.watchdog import save_stacks, stacks_file
 QUESTION, CLOCK, ARRIVAL, REPORT = "question.json", "clock", "arrival.json", "report.json"
 _IMPORT_SECONDS = 300  # torch and what hangs on it, from a cold file server
 _MARK = "athanor-doctor:"
+_SANDBOXED = {"problems", "pool", "online"}  # stages that judge answers to problems of the task registry
 _IMPORTS = f"""
 import importlib, importlib.metadata, json, sys
 stages, packages, on_gpu = json.loads(sys.argv[1])
@@ -38,7 +39,9 @@ for package in packages:
     except importlib.metadata.PackageNotFoundError:
         versions[package] = "nothing"
 gpus = sys.modules["torch"].cuda.device_count() if on_gpu and "torch" in sys.modules else -1
-print("\\n{_MARK}" + json.dumps([wrong, versions, gpus]))
+isolation = sys.modules.get("athanor.rewards.sandbox.isolation")
+walls = isolation.find_isolation().why if isolation and {_SANDBOXED!r} & set(stages) else ""
+print("\\n{_MARK}" + json.dumps([wrong, versions, gpus, walls]))
 """
 
 
@@ -72,6 +75,8 @@ class Interpreter:
     """Package → installed version."""
     gpus: int = -1
     """GPUs that torch sees; -1: nobody asked."""
+    walls: str = ""
+    """Why nothing shuts off what a model wrote, where a stage would run that."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,8 @@ def start_interpreter(question: Question) -> Interpreter:
     if not said:
         last = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()][-1:]
         return Interpreter(f"exit code {done.returncode}: {' '.join(last) or 'no word'}")
-    wrong, versions, gpus = json.loads(said)
-    return Interpreter("", wrong, versions, gpus)
+    wrong, versions, gpus, walls = json.loads(said)
+    return Interpreter("", wrong, versions, gpus, walls)
 
 
 def _gpus() -> tuple[list[str], str]:

@@ -9,16 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from athanor.rewards.sandbox.box import Sandbox
-from athanor.rewards.sandbox.isolation import find_isolation
-from athanor.rl.tasks import bootcamp, gym, programs, science
+from athanor.rl.tasks import gym
+from athanor.rl.tasks.generator import OURS, Generator, find_generator, sandbox_of
 from athanor.rl.tasks.task import MOST_TASKS, Task, candidates
 from athanor.rl.tasks.verifying import Verdict, Verifier
 
-OURS = (science, programs)
 ITEMS, TASK_ITEMS = 12, 3  # problems that a generator and one of its tasks are tried with
 GENERATE_SECONDS = 5.0  # for the problems of one task
 TASKS_SECONDS = 120.0  # for all tasks of a generator; what has not been tried by then is not taken
@@ -69,52 +68,48 @@ class Audit:
         return [*_made(self, 1.0), *runs, *passed, *away, *raised]
 
 
-def known_generators() -> list[str]:
+@cache
+def known_generators() -> tuple[str, ...]:
     """Our own, and those of reasoning-gym."""
     with Sandbox([gym.__name__, "reasoning_gym"]) as sandbox:
-        return [
-            *(name for module in OURS for name in module.KINDS),
-            *sandbox.call(gym.__name__, "generators", seconds=30.0).value,
-        ]
+        theirs = sandbox.call(gym.__name__, "generators", seconds=30.0).value
+    return (*(name for module in OURS for name in module.KINDS), *theirs)
 
 
 def audit_by_name(name: str) -> Audit:
     """Audit a generator that is known, or `FILE.py:Class`, in a sandbox of its own."""
-    path, _, camp = name.rpartition(":")
-    if not path:
-        ours = [module.__name__ for module in OURS if name in module.KINDS]
-        modules = ours or [gym.__name__, "reasoning_gym"]
-        with Sandbox(modules) as sandbox:
-            return audit_generator(sandbox, modules[0], name)
-    where = Path(path).resolve()
-    with Sandbox([bootcamp.__name__], find_isolation(where)) as sandbox:
-        return audit_generator(sandbox, bootcamp.__name__, f"{where}:{camp}")
+    generator = find_generator(name)
+    with sandbox_of([generator]) as sandbox:
+        return audit_generator(sandbox, generator)
 
 
-def audit_generator(sandbox: Sandbox, module: str, generator: str, most_tasks: int = MOST_TASKS) -> Audit:
-    """Try a generator, its verifier, and as many of its tasks as are sound, at most `most_tasks`."""
-    found = Audit(generator)
-    asked = sandbox.call(module, "attributes", generator, seconds=GENERATE_SECONDS)
+def audit_generator(sandbox: Sandbox, generator: Generator, most_tasks: int = MOST_TASKS, hardest: float = 1.0) -> Audit:
+    """Try a generator, its verifier, and its tasks up to a difficulty of `hardest`, until `most_tasks` are found sound."""
+    found = Audit(generator.name)
+    asked = sandbox.call(generator.module, "attributes", generator.address, seconds=GENERATE_SECONDS)
     if not asked.came:
         found.trouble = asked.error or asked.ended
         return found
-    tasks = candidates(generator, asked.value)
-    entries = _first_problems(sandbox, module, tasks, found)
+    tasks = candidates(generator.name, asked.value)
+    entries = _first_problems(sandbox, generator, tasks, found)
     if entries:
-        _probe(sandbox, module, entries, found)
+        _probe(sandbox, generator, entries, found)
         if not found.quarantine:
-            _try_tasks(sandbox, module, tasks, most_tasks, found)
+            wanted = [task for task in tasks if task.difficulty <= hardest]
+            _try_tasks(sandbox, generator, wanted, most_tasks, found)
+            if harder := len(tasks) - len(wanted):
+                found.refused[f"harder than {hardest:g}"] = harder
     return found
 
 
-def _first_problems(sandbox: Sandbox, module: str, tasks: Sequence[Task], found: Audit) -> list[Any]:
+def _first_problems(sandbox: Sandbox, generator: Generator, tasks: Sequence[Task], found: Audit) -> list[Any]:
     """At the generator's own settings, or the easiest levels that give any: made twice, the second time in another process."""
-    for task in (Task(found.generator), *sorted(tasks, key=lambda task: task.difficulty)):
-        began = time.monotonic()
-        made = sandbox.call(module, "generate", task.generator, dict(task.levels), SEED, ITEMS, seconds=2 * GENERATE_SECONDS)
+    for task in (Task(generator.name), *sorted(tasks, key=lambda task: task.difficulty)):
+        wanted, began = (generator.address, dict(task.levels), SEED, ITEMS), time.monotonic()
+        made = sandbox.call(generator.module, "generate", *wanted, seconds=2 * GENERATE_SECONDS)
         if made.came:
             found.problems, found.milliseconds = len(made.value), 1000 * (time.monotonic() - began) / ITEMS
-            again = sandbox.call(module, "generate", task.generator, dict(task.levels), SEED, ITEMS, seconds=4 * GENERATE_SECONDS)
+            again = sandbox.call(generator.module, "generate", *wanted, seconds=4 * GENERATE_SECONDS)
             found.same = again.value == made.value
             found.distinct = len({entry["question"] for entry in made.value}) / len(made.value)
             return list(made.value)
@@ -122,43 +117,44 @@ def _first_problems(sandbox: Sandbox, module: str, tasks: Sequence[Task], found:
     return []
 
 
-def _probe(sandbox: Sandbox, module: str, entries: Sequence[Any], found: Audit) -> None:
+def _probe(sandbox: Sandbox, generator: Generator, entries: Sequence[Any], found: Audit) -> None:
     found.trouble = ""
     golds = ["" if entry["answer"] is None else str(entry["answer"]) for entry in entries]
     shaped, bare = Verifier(sandbox), Verifier(sandbox, shaped=False)
-    found.gold = _share(shaped.judge(module, found.generator, golds, entries))
+    found.gold = _share(shaped.judge(generator.module, generator.address, golds, entries))
     if not any(golds):
         return
     common = Counter(golds).most_common(1)[0][0]
-    found.constant = _share(shaped.judge(module, found.generator, [common] * len(entries), entries))
-    found.as_it_comes = dict(_shares(bare, module, found.generator, entries, golds))
-    found.shaped = dict(_shares(shaped, module, found.generator, entries, golds))
-    found.runs_answers = _runs_answers(bare, module, found.generator, entries)
-    found.runs_behind_shape = _runs_answers(shaped, module, found.generator, entries)
+    found.constant = _share(shaped.judge(generator.module, generator.address, [common] * len(entries), entries))
+    found.as_it_comes = dict(_shares(bare, generator, entries, golds))
+    found.shaped = dict(_shares(shaped, generator, entries, golds))
+    found.runs_answers = _runs_answers(bare, generator, entries)
+    found.runs_behind_shape = _runs_answers(shaped, generator, entries)
     found.raises = sorted(name for name in bare.troubles if " " not in name)
     for runaway in RUNAWAYS:
-        [verdict] = bare.judge(module, found.generator, [runaway], entries[:1])
+        [verdict] = bare.judge(generator.module, generator.address, [runaway], entries[:1])
         if verdict.right:
             found.as_it_comes["what has no end"] = 1.0
         elif "time" in verdict.trouble or "signal" in verdict.trouble:
             found.runs_away.append(repr(runaway[:12] + ("…" if len(runaway) > 12 else "")))
 
 
-def _runs_answers(verifier: Verifier, module: str, generator: str, entries: Sequence[Any]) -> bool:
+def _runs_answers(verifier: Verifier, generator: Generator, entries: Sequence[Any]) -> bool:
     """Whether a program as an answer ended the verifier's process by its own code."""
-    verdicts = [verdict for program in PROGRAMS for verdict in verifier.judge(module, generator, [program], entries[:1])]
+    where = generator.module, generator.address
+    verdicts = [verdict for program in PROGRAMS for verdict in verifier.judge(*where, [program], entries[:1])]
     return any(str(EXIT) in verdict.trouble for verdict in verdicts)
 
 
 def _shares(
-    verifier: Verifier, module: str, generator: str, entries: Sequence[Any], golds: Sequence[str]
+    verifier: Verifier, generator: Generator, entries: Sequence[Any], golds: Sequence[str]
 ) -> Iterator[tuple[str, float]]:
     """Of the problems on which each kind of wrong answer is called right."""
     for probe, answers in _wrong(entries, golds):
         tried = [(answer, entry) for answer, entry in zip(answers, entries, strict=True) if answer is not None]
         if tried:
             said, asked = zip(*tried, strict=True)
-            yield probe, _share(verifier.judge(module, generator, said, asked))
+            yield probe, _share(verifier.judge(generator.module, generator.address, said, asked))
 
 
 def _wrong(entries: Sequence[Any], golds: Sequence[str]) -> Iterator[tuple[str, list[str | None]]]:
@@ -205,7 +201,7 @@ def _quarantine(found: Audit) -> Iterator[str]:
         yield "runs what a model wrote"
 
 
-def _try_tasks(sandbox: Sandbox, module: str, tasks: Sequence[Task], most: int, found: Audit) -> None:
+def _try_tasks(sandbox: Sandbox, generator: Generator, tasks: Sequence[Task], most: int, found: Audit) -> None:
     asked: set[str] = set()
     refused: Counter[str] = Counter()
     verifier, began = Verifier(sandbox), time.monotonic()
@@ -215,7 +211,8 @@ def _try_tasks(sandbox: Sandbox, module: str, tasks: Sequence[Task], most: int, 
         if time.monotonic() - began > TASKS_SECONDS:
             refused["not tried in time"] += 1
             continue
-        made = sandbox.call(module, "generate", task.generator, dict(task.levels), SEED, TASK_ITEMS, seconds=GENERATE_SECONDS)
+        wanted = generator.address, dict(task.levels), SEED, TASK_ITEMS
+        made = sandbox.call(generator.module, "generate", *wanted, seconds=GENERATE_SECONDS)
         if not made.came:
             refused["levels that do not go together" if made.error else f"problems are not made: {made.ended}"] += 1
             continue
@@ -225,9 +222,9 @@ def _try_tasks(sandbox: Sandbox, module: str, tasks: Sequence[Task], most: int, 
             refused["a question is asked twice"] += 1
         elif questions & asked:
             refused["another task asks the same"] += 1
-        elif _share(verifier.judge(module, found.generator, golds, made.value)) < 1:
+        elif _share(verifier.judge(generator.module, generator.address, golds, made.value)) < 1:
             refused["an answer on record is wrong"] += 1
-        elif wrong := [p for p, share in _shares(verifier, module, found.generator, made.value, golds) if _is_defect(p, share)]:
+        elif wrong := [p for p, share in _shares(verifier, generator, made.value, golds) if _is_defect(p, share)]:
             refused[f"{wrong[0]} is right"] += 1
         else:
             asked |= questions

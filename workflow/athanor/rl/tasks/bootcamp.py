@@ -24,12 +24,15 @@ def attributes(generator: str) -> dict[str, int]:
     return {name: len(values) for name, values in getattr(_camp(generator), "levels", {}).items()}
 
 
-def generate(generator: str, levels: Mapping[str, int], seed: int, count: int) -> list[Entry]:
-    """`count` problems at these levels; `case` of each is what the verifier wants. The seed is that of `random`, by problem."""
+def generate(generator: str, levels: Mapping[str, int], seed: int, count: int, first: int = 0) -> list[Entry]:
+    """`count` problems at these levels from number `first` on; `case` of each is what the verifier wants.
+
+    The seed is that of `random`, by problem.
+    """
     camp = _camp(generator)
     chosen = camp(**{name: camp.levels[name][level] for name, level in levels.items()})
     found = []
-    for number in range(count):
+    for number in range(first, first + count):
         random.seed(f"{seed}:{number}")
         case = json.loads(json.dumps(chosen.case_generator()))
         answer = camp.solve(case) if hasattr(camp, "solve") else None

@@ -6,6 +6,20 @@ from decimal import localcontext
 from typing import Any
 
 Entry = dict[str, Any]
+# Whose verifiers hand an answer to `eval`, `exec` or sympy's parser (docs/tasks.md has what the audit found).
+RUNS_ANSWERS = frozenset(
+    {
+        "binary_matrix",
+        "countdown",
+        "intermediate_integration",
+        "n_queens",
+        "polynomial_multiplication",
+        "puzzle24",
+        "simple_integration",
+        "spiral_matrix",
+        "string_insertion",
+    }
+)
 
 
 def generators() -> list[str]:
@@ -24,13 +38,16 @@ def attributes(generator: str) -> dict[str, int]:
     return {name: len(attribute.levels) for name, attribute in create_curriculum(generator).attributes.items()}
 
 
-def generate(generator: str, levels: Mapping[str, int], seed: int, count: int) -> list[Entry]:
-    """`count` problems at these levels, as they are written down. Raises what the package does where levels do not fit."""
+def generate(generator: str, levels: Mapping[str, int], seed: int, count: int, first: int = 0) -> list[Entry]:
+    """`count` problems at these levels from number `first` on, as they are written down. Raises what the package does.
+
+    Each follows from (generator, levels, seed, its number); those of `acre` also from how many are made.
+    """
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext, RangeAttributeMode
     from reasoning_gym.factory import DATASETS, create_curriculum
 
     dataset, config_of = DATASETS[generator]
-    defaults = {"seed": seed, "size": count}
+    defaults = {"seed": seed, "size": first + count}
     if levels:
         curriculum = create_curriculum(generator)
         for name, level in levels.items():
@@ -44,7 +61,7 @@ def generate(generator: str, levels: Mapping[str, int], seed: int, count: int) -
         config.validate()
     with localcontext():  # some generators set the precision of decimals, and leave it so
         problems = dataset(config=config)
-        return [json.loads(json.dumps(problems[number])) for number in range(count)]
+        return [json.loads(json.dumps(problems[number])) for number in range(first, first + count)]
 
 
 def score(generator: str, answers: Sequence[str], entries: Sequence[Entry]) -> list[float | str]:

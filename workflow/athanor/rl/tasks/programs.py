@@ -109,10 +109,14 @@ def attributes(generator: str) -> dict[str, int]:
     return {name: len(values) for name, values in _LEVELS.items() if generator in KINDS}
 
 
-def generate(generator: str, levels: Mapping[str, int], seed: int, count: int) -> list[Entry]:
-    """`count` problems at these levels, or at the first of all; `answer` is a program, `case` has inputs and what it prints."""
+def generate(generator: str, levels: Mapping[str, int], seed: int, count: int, first: int = 0) -> list[Entry]:
+    """`count` problems at these levels, or at the first of all, from number `first` on.
+
+    `answer` is a program, `case` has inputs and what it prints.
+    """
     steps, ends = (values[levels.get(name, 0)] for name, values in _LEVELS.items())
-    return [_problem(KINDS[generator], Random(f"{generator}:{steps}:{ends}:{seed}:{n}"), steps, ends) for n in range(count)]
+    randoms = (Random(f"{generator}:{steps}:{ends}:{seed}:{number}") for number in range(first, first + count))
+    return [_problem(KINDS[generator], random, steps, ends) for random in randoms]
 
 
 def _problem(kind: Kind, random: Random, steps: int, ends: int) -> Entry:

@@ -63,11 +63,15 @@ def attributes(generator: str) -> dict[str, int]:
     return {name: len(values) for name, values in KINDS[generator].levels.items()}
 
 
-def generate(generator: str, levels: Mapping[str, int], seed: int, count: int) -> list[Entry]:
-    """`count` problems at these levels, or at the first of all. Each follows from (generator, levels, seed, its number) alone."""
+def generate(generator: str, levels: Mapping[str, int], seed: int, count: int, first: int = 0) -> list[Entry]:
+    """`count` problems at these levels, or at the first of all, from number `first` on.
+
+    Each follows from (generator, levels, seed, its number) alone.
+    """
     kind = KINDS[generator]
     values = {name: choices[levels.get(name, 0)] for name, choices in kind.levels.items()}
-    made = [kind.make(Random(f"{generator}:{values}:{seed}:{number}"), **values) for number in range(count)]
+    randoms = (Random(f"{generator}:{values}:{seed}:{number}") for number in range(first, first + count))
+    made = [kind.make(random, **values) for random in randoms]
     return [{"question": one.question, "answer": one.answer, "case": one.case} for one in made]
 
 
