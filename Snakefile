@@ -25,6 +25,7 @@ include: "rules/post_training.smk"
 include: "rules/difficulty.smk"
 include: "rules/own_answers.smk"
 include: "rules/reward.smk"
+include: "rules/online.smk"
 include: "rules/evaluate.smk"
 
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {seed: campaign(folder, seed, arguments.quick) for seed in range(arguments.seed, arguments.seed + count)}
+        found = {
+            seed: campaign(folder, seed, arguments.quick, recipe)[0] for seed in range(arguments.seed, arguments.seed + count)
+        }
     missed = tell(found)
     if arguments.json:
         machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
@@ -98,10 +100,12 @@ def recipe(seed: int, quick: bool) -> dict[str, Any]:
     return data
 
 
-def campaign(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
-    """What one campaign's report says of the families, and how long it took."""
-    name = f"seed-{seed}{'-quick' if quick else ''}"
-    (path := folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe(seed, quick), sort_keys=False))
+def campaign(
+    folder: Path, seed: int, quick: bool, made: Callable[[int, bool], dict[str, Any]], prefix: str = "seed"
+) -> tuple[dict[str, Any], Path]:
+    """What the report of one campaign of the recipe `made` says of the families and how long it took; and its folder."""
+    name = f"{prefix}-{seed}{'-quick' if quick else ''}"
+    (path := folder / f"{name}.yaml").write_text(yaml.safe_dump(made(seed, quick), sort_keys=False))
     site = folder / "site.yaml"
     site.write_text(yaml.safe_dump({"extends": "laptop", "store": str(folder / "store")}))
     began = time.monotonic()
@@ -115,7 +119,7 @@ def campaign(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
     seconds = time.monotonic() - began
     print(f"seed {seed}: {seconds:.0f} s", file=sys.stderr)
     kept = ("answers", "selected", "tasks")
-    return {"seconds": seconds, **{section: copy.deepcopy(results[section]) for section in kept}}
+    return {"seconds": seconds, **{section: copy.deepcopy(results[section]) for section in kept}}, report.parents[2]
 
 
 def rates(results: dict[str, Any], model: str, way: str) -> float:
@@ -128,9 +132,9 @@ def tell(found: dict[int, dict[str, Any]]) -> list[str]:
     print(f"| pass rate, mean of {' and '.join(FAMILIES)} | drawn answers | likeliest answers | seeds |\n|---|---:|---:|---|")
     for model in MODELS:
         drawn, greedy = ([rates(results, model, way) for results in found.values()] for way in ("sampled", "greedy"))
-        print(f"| {model} | {_mean(drawn)} | {_mean(greedy)} | {', '.join(f'{rate:.3f}' for rate in drawn)} |")
+        print(f"| {model} | {mean(drawn)} | {mean(greedy)} | {', '.join(f'{rate:.3f}' for rate in drawn)} |")
     constant = [rates(results, "base", "constant") for results in found.values()]
-    print(f"| always one answer | {_mean(constant)} | {_mean(constant)} | |")
+    print(f"| always one answer | {mean(constant)} | {mean(constant)} | |")
     print("\n| learnt from, of the questions asked | " + " | ".join(FAMILIES) + " |\n|---|---:|---:|")
     for seed, results in found.items():
         rows = {row["task"]: row for row in results["selected"]}
@@ -144,13 +148,13 @@ def tell(found: dict[int, dict[str, Any]]) -> list[str]:
             gains.append(rates(results, better, "sampled") - other)
         is_aim, met = (better, worse) in AIMS, min(gains) > 0
         verdict = f" (aim: above 0 in every seed: {'met' if met else 'MISSED'})" if is_aim else ""
-        print(f"{better} over {worse}, drawn answers: {_mean(gains, sign='+')}{verdict}")
+        print(f"{better} over {worse}, drawn answers: {mean(gains, sign='+')}{verdict}")
         missed += [f"{better} over {worse}"] if is_aim and not met else []
     return missed
 
 
-def _mean(values: Sequence[float], sign: str = "") -> str:
-    """With the half width of the interval where there are several."""
+def mean(values: Sequence[float], sign: str = "") -> str:
+    """As text, with the half width of the interval where there are several."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:{sign}.3f}"

@@ -11,7 +11,15 @@ import pytest
 
 from athanor.artifacts.files import write_json
 from athanor.evaluation.difficulty import NodeDifficulty, by_node, difficulty_metrics
-from athanor.evaluation.figures import EXPERTS_FIGURE, LOSS_FIGURE, SCORES_FIGURE, VALIDATION_FIGURE, draw_loss, write_figures
+from athanor.evaluation.figures import (
+    EXPERTS_FIGURE,
+    LOSS_FIGURE,
+    ONLINE_FIGURE,
+    SCORES_FIGURE,
+    VALIDATION_FIGURE,
+    draw_loss,
+    write_figures,
+)
 from athanor.evaluation.rankings import chosen_of, read_pair_losses, read_rankings
 from athanor.evaluation.results import (
     CampaignResults,
@@ -26,6 +34,7 @@ from athanor.evaluation.results import (
     read_training,
     write_results,
 )
+from athanor.evaluation.rounds import from_to, rounds_of
 from athanor.evaluation.scores import Score, compare_scores
 from athanor.evaluation.summary import write_summary
 from athanor.recipe.schema.choices import Suite
@@ -218,3 +227,17 @@ def _page(folder: Path, results: CampaignResults) -> str:
     names = write_figures(folder, results)
     write_summary(folder / "summary.html", results, {}, [folder / name for name in names])
     return (folder / "summary.html").read_text()
+
+
+def test_online_rounds_are_told_from_beginning_to_end_and_drawn(results: CampaignResults, tmp_path: Path) -> None:
+    metrics = [{"pass_rate": 0.25 + n / 32, "entropy": 1.0 - n / 16, "answer_tokens": 8.0} for n in range(8)]
+    model, control = rounds_of("model", metrics), rounds_of("shuffled", [{"entropy": 0.5}])
+    assert from_to(model.pass_rate) == (0.265625, 0.453125) and model.rounds == 8
+    assert from_to(control.pass_rate) == (None, None) and from_to(control.entropy) == (0.5, 0.5)
+    learnt = replace(results, online=[model, control])
+    write_results(tmp_path / "results.json", learnt)
+    assert [row["model"] for row in json.loads((tmp_path / "results.json").read_text())["online"]] == ["model", "shuffled"]
+    page = _page(tmp_path, learnt)
+    assert "0.266 → 0.453" in page and "0.969 → 0.594" in page and "0.500 → 0.500" in page
+    assert "Online RL" not in _page(tmp_path / "bare", results)
+    assert ONLINE_FIGURE in write_figures(tmp_path, learnt) and ONLINE_FIGURE not in write_figures(tmp_path / "bare", results)

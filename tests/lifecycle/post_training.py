@@ -55,6 +55,30 @@ PREFERENCE = {
     "parallel": {"ranks": 2, "micro_batch_size": 2},
     "checkpoint": {"every_tokens": 1024},
 }
+# Four rounds of eight prompts; the round after is answered while one is learnt from, and saves fall into rounds.
+ONLINE = {
+    "start": "sft",
+    "mixture": {"sums": 2, "files": 1, "problems": 1},
+    "routes": {"files": "rules"},
+    "problems": {"generators": ["motif_count"], "most_tasks": 2, "per_task": 8},
+    "pool": 48,
+    "probes": 4,
+    "filter": {"drop_up_to": 0.0},
+    "prompts": 8,
+    "samples": 4,
+    "max_new_tokens": 8,
+    "staleness": 1,
+    "watched": 4,
+    "watch_every_rounds": 2,
+    "controls": ["shuffled"],
+    "token_budget": 32768,
+    "sequence_length": 256,
+    "batch_tokens": 2048,
+    "warmup_tokens": 2048,
+    "lr": 1e-3,
+    "parallel": {"ranks": 2, "micro_batch_size": 2},
+    "checkpoint": {"every_tokens": 4096},
+}
 # For a roster of four: the fine-tuned model's control is the last.
 SHUFFLED = {**SFT, "shuffled_control": True}
 ON_PAIRS = {
@@ -90,13 +114,15 @@ SUMS = {
 
 def with_fine_tuning(project: Project) -> Project:
     """The project's campaign goes on with fine-tuning."""
-    return _going_on(project, {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE})
+    return _going_on(project, {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE, "online": ONLINE})
 
 
 def with_reward_model(project: Project) -> Project:
     """And with a reward model, whose scores count when the best answers are chosen."""
     offline = {**OFFLINE, "weights": {"reward": 0.5}}
-    return _going_on(project, {"sft": SHUFFLED, "offline": offline, "preference": PREFERENCE, "reward": REWARD})
+    online = {**ONLINE, "mixture": {"sums": 1, "files": 1}, "routes": {"files": "reward_model"}, "staleness": 0, "controls": []}
+    sections = {"sft": SHUFFLED, "offline": offline, "preference": PREFERENCE, "reward": REWARD, "online": online}
+    return _going_on(project, sections)
 
 
 def _going_on(project: Project, sections: Mapping[str, object]) -> Project:

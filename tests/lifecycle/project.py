@@ -51,7 +51,7 @@ def recipe() -> dict[str, object]:
             "head_dim": 16,
             "expert_ffn_size": 32,
             "vocab_size": 320,
-            "max_sequence_length": 64,
+            "max_sequence_length": 256,
         },
         "pretrain": {
             "milestone_tokens": [8192],

@@ -1,6 +1,7 @@
 """Fine-tuning and offline RL behind a finished pretraining: nothing before runs again, and killed runs end in the same bytes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from athanor.data.conversations import answer_of, read_conversations
 from athanor.data.documents import read_rows
+from athanor.rl.online.rounds import Answered, Made, read_ledger, read_round
 from tests.lifecycle.post_training import with_fine_tuning
 from tests.lifecycle.project import Project, wait_until
 
@@ -16,6 +18,8 @@ pytestmark = pytest.mark.slow
 
 RESULTS = ("curve.jsonl", "validation.json", "validation_start.json")
 AFTER = {"conversations", "pack", "average", "sft", "answers", "rollouts", "selection", "offline", "pairs", "preference"}
+AFTER |= {"problems", "pool", "online"}
+ONLINE = ("ledger.jsonl", "through_training.html", *(f"rounds/{number:05d}.jsonl.gz" for number in range(4)))
 ANSWERED = ("scored.jsonl", "best.jsonl.gz", "drawn.jsonl.gz", "selection.json")
 
 
@@ -26,7 +30,7 @@ def tuned(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     again = {stage.split("/")[0] for stage in project.to_run()} - AFTER
     assert again == {"export", "report"}, "what was trained is not trained again"
     exported = {stage for stage in project.to_run() if stage.startswith("export/")}
-    assert all(stage.startswith(("export/sft", "export/offline", "export/preference")) for stage in exported)
+    assert all(stage.startswith(("export/sft", "export/offline", "export/preference", "export/online")) for stage in exported)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -53,11 +57,12 @@ def test_report_has_each_tasks_loss_before_and_behind(tuned: Project) -> None:
 
 def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) -> None:
     found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
-    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "average", "preference")
-    assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in ("files", "sums")}
+    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "average", "preference", "online", "online-shuffled")
+    tasks = ("files", "sums", "motif_count")  # problems of the registry count by generator
+    assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in tasks}
     lines = [json.loads(line) for line in (tuned.folder_of("answers/sft") / "answers.jsonl").read_text().splitlines()]
     for way in ("greedy", "sampled"):
-        [rate, _] = json.loads((tuned.folder_of("answers/sft") / "pass_rates.json").read_text())[way]
+        [rate, *_] = json.loads((tuned.folder_of("answers/sft") / "pass_rates.json").read_text())[way]
         answers = [line for line in lines if line["way"] == way and line["task"] == "files"]
         assert rate["rate"] == pytest.approx(sum(line["right"] for line in answers) / len(answers))
         assert {line["expected"] for line in answers} <= {f"{i:03d}.txt" for i in range(60)}
@@ -97,6 +102,27 @@ def test_model_learns_to_prefer_its_right_answers(tuned: Project) -> None:
     assert 0 < behind["tokens"] < 2 * len(pairs)
 
 
+def test_every_answer_of_online_rl_is_learnt_from_once(tuned: Project) -> None:
+    folder = tuned.folder_of("online/model")
+    made = [read_round(folder, number) for number in range(4)]
+    ledger = read_ledger(folder / "ledger.jsonl")
+    assert read_round(folder, 4) is None and [row["step"] for row in ledger] == list(range(1, 17))
+    learnt = [(row["round"], answer) for row in ledger for answer in row["answers"]]
+    worth = {(r.number, a.id) for r in made if r is not None for a in r.answers if a.advantage is not None}
+    assert len(learnt) == len(set(learnt)) and set(learnt) == worth
+    rounds = [one for one in made if one is not None]
+    assert all(len(one.answers) == 8 * 4 for one in rounds)
+    assert [one.behind for one in rounds] == [0, 1, 1, 1], "answered by the weights of the round before"
+    assert [one.weights for one in rounds[1:]] == [one.ahead for one in rounds[:-1]] and len({one.weights for one in rounds}) == 3
+    assert {answer.task for one in rounds for answer in one.answers} >= {"sums", "files"}
+    assert all(math.isclose(sum(a.advantage or 0.0 for a in g), 0.0, abs_tol=1e-9) for one in rounds for g in _groups(one))
+    assert (folder / "through_training.html").read_text().count("<article") == 4
+
+
+def _groups(made: Made) -> list[list[Answered]]:
+    return [[answer for answer in made.answers if answer.slot == slot] for slot in range(8)]
+
+
 def test_average_is_the_mean_of_the_last_points(tuned: Project) -> None:
     from safetensors.torch import load_file
 
@@ -121,6 +147,8 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
     wait_until(lambda: project.kill_ranks("rollouts"), "rollouts")  # most likely while it imports
     wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
     project.kill_ranks("offline")  # none where it has just ended
+    wait_until(lambda: any(project.store.glob("online/*/checkpoints/*/state.json")), "a checkpoint of online RL")
+    project.kill_ranks("online")
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
     made = {
         "sft/model": RESULTS,
@@ -129,6 +157,9 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
         "offline/more": RESULTS,
         "preference/model": RESULTS,
         "rollouts/sums-sft": ANSWERED[:1],
+        "pool/online": ("pool.jsonl.gz", "families.json"),
+        "online/model": (*RESULTS, *ONLINE),
+        "online/shuffled": (*RESULTS, *ONLINE),
     }
     for artifact, files in (made | {"selection/sums": ANSWERED[1:]}).items():
         for file in files:

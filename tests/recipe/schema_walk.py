@@ -31,6 +31,13 @@ SFT = {
 }
 
 OFFLINE = {"decay_tokens": "200K", "mixture": {"ask": 1}, "milestone_tokens": ["600K"], "average": 2}
+ONLINE = {
+    "decay_tokens": "200K",
+    "token_budget": 655_360,
+    "mixture": {"ask": 1, "problems": 1},
+    "routes": {"ask": "verifier"},
+    "problems": {"generators": ["gcd"]},
+}
 PREFERENCE = {"decay_tokens": "200K", "kind": "dpo"}
 
 
@@ -41,10 +48,11 @@ REWARD = {"prefixes": 8, "longest_prefix": 16, "max_new_tokens": 64, "pretrain":
 def with_entries(data: dict[str, Any]) -> dict[str, Any]:
     """A recipe's data with one entry in every list and table that the schema has entries for."""
     data["sft"], data["offline"], data["preference"] = copy.deepcopy(SFT), copy.deepcopy(OFFLINE), copy.deepcopy(PREFERENCE)
-    data["reward"] = copy.deepcopy(REWARD)
+    data["reward"], data["online"] = copy.deepcopy(REWARD), copy.deepcopy(ONLINE)
     data["pretrain"]["milestone_tokens"] = ["400K", "600K"]  # models enough for both sides of the reward model's split
     for section in ("pretrain", "sft", "offline", "preference"):
         data[section]["batch_switches"] = [dict(SWITCH)]
+    data["online"]["batch_switches"] = [{"at_tokens": 131_072, "batch_tokens": "4096"}]  # behind two rounds
     for section in ("pretrain", "tune"):
         data["reward"][section]["batch_switches"] = [dict(SWITCH)]
     return data

@@ -17,7 +17,10 @@ from tests.recipe.schema_walk import places, with_entries
 NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})
 ANSWERS = REPORT | {"answers"}
-PREFERENCE = ANSWERS | {"preference", "export"}  # the model that was trained is exported
+ONLINE = ANSWERS | {"online", "export"}  # the model that was trained is exported
+POOL = ONLINE | {"pool"}
+PROBLEMS = POOL | {"problems"}
+PREFERENCE = POOL | {"preference"}  # from which online RL starts
 OFFLINE = PREFERENCE | {"offline", "average"}
 SELECTION = OFFLINE | {"pack", "selection"}
 PAIRS = PREFERENCE | {"pairs"}
@@ -33,7 +36,7 @@ CURATION = SFT | {"curation"}  # what is learnt of the questions that a model of
 LABELS = CURATION | {"labels"}
 PACK = LABELS
 CONVERSATIONS = PACK | {"conversations"}
-EVALUATE = REPORT | {"evaluate"}
+EVALUATE = POOL | {"evaluate"}  # prompts are kept apart from what a model is evaluated with
 EXPORT = EVALUATE | LABELS
 PRETRAIN = EXPORT | {"pretrain"}
 VALIDATION = PRETRAIN | {"baselines"}
@@ -45,7 +48,7 @@ MODEL = PRETRAIN | {"initialize"}
 SOURCE = "data.sources.prose"
 RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "name": ("another", REPORT),
-    "seed": (2, MODEL),
+    "seed": (2, MODEL | {"problems"}),
     "environment": ("gpu", NOTHING),  # the small project's two environments pin the same versions
     "data.licences_allowed": (["CC0-1.0", "MIT", "BSD-3-Clause"], NOTHING),
     "data.held_out_fraction": (0.05, SOURCES),
@@ -159,7 +162,14 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
 TASK = "sft.tasks.ask"
 # What fine-tuning has in common with pretraining reruns it alone.
 OF_ALL = {key: pair for key, pair in RERUN.items() if key.startswith("pretrain.") and hasattr(Training(), key.split(".")[1])}
-OF_SECTIONS = {"sft": LABELS, "offline": OFFLINE, "preference": PREFERENCE, "reward.pretrain": TELL_APART, "reward.tune": TUNE}
+OF_SECTIONS = {
+    "sft": LABELS,
+    "offline": OFFLINE,
+    "preference": PREFERENCE,
+    "online": ONLINE,
+    "reward.pretrain": TELL_APART,
+    "reward.tune": TUNE,
+}
 for section, again in OF_SECTIONS.items():
     RERUN |= {
         key.replace("pretrain", section, 1): (value, again if stages else NOTHING) for key, (value, stages) in OF_ALL.items()
@@ -223,13 +233,54 @@ RERUN |= {
     "offline.weights.accuracy": (2, SELECTION | PAIRS | RANKS),
     "offline.weights.fluency": (1, SELECTION | PAIRS | RANKS),
     "offline.weights.safety": (2, SELECTION | PAIRS | RANKS),
+    "online.mixture": ({"ask": 2, "problems": 1}, ONLINE),
+    "online.start": ("sft", POOL),
+    "online.problems.generators": (["gcd", "lcm"], PROBLEMS),
+    "online.problems.most_tasks": (3, PROBLEMS),
+    "online.problems.hardest": (0.5, PROBLEMS),
+    "online.problems.per_task": (12, PROBLEMS),
+    "online.problems.held_out": (0.25, PROBLEMS),
+    "online.routes": ({"ask": "rules"}, POOL),
+    "online.prompts": (32, ONLINE),
+    "online.samples": (4, ONLINE),
+    "online.pool": (100, POOL),
+    "online.max_new_tokens": (32, POOL),
+    "online.probes": (4, POOL),
+    "online.filter.drop_from": (0.9, POOL),
+    "online.filter.drop_up_to": (0.1, POOL),
+    "online.filter.floor": (0.5, POOL),
+    "online.ngram": (8, POOL),
+    "online.curriculum": (0.5, ONLINE),
+    "online.comparison": ("raw", ONLINE),
+    "online.ema": (0.9, NOTHING),  # of comparison ema
+    "online.shares": ({"verifier": 1.0}, ONLINE),
+    "online.forbidden": (["kill"], ONLINE),
+    "online.rule_weights": ({"fluency": 2.0}, NOTHING),  # of route rules
+    "online.objective.kind": ("oreal", ONLINE),
+    "online.objective.ratio": ("sequence", ONLINE),
+    "online.objective.mean": ("sequence", ONLINE),
+    "online.objective.clip_low": (0.1, ONLINE),
+    "online.objective.clip_high": (0.3, ONLINE),
+    "online.objective.truncate": (4.0, ONLINE),
+    "online.objective.reference_kl": (0.1, ONLINE),
+    "online.objective.kl_cov": (1.0, ONLINE),
+    "online.objective.kl_cov_share": (0.2, ONLINE),
+    "online.objective.negatives": (1.0, ONLINE),
+    "online.staleness": (1, ONLINE),
+    "online.drop_norms": (0.03, ONLINE),
+    "online.freeze_router": (False, ONLINE),
+    "online.zero.stage": (0, NOTHING),
+    "online.zero.offload": (True, NOTHING),
+    "online.controls": (["random"], ONLINE),  # one more model beside the other
+    "online.watched": (8, POOL),
+    "online.watch_every_rounds": (2, NOTHING),
     "preference.kind": ("kto", PREFERENCE),
     "preference.beta": (0.2, PREFERENCE),
     "preference.nll_weight": (1.0, PREFERENCE),
     "preference.measured": (0.25, PREFERENCE),
     "preference.zero.stage": (3, NOTHING),
     "preference.zero.offload": (True, NOTHING),
-    "preference.control": (True, PREFERENCE),  # one more model beside the other
+    "preference.control": (True, ANSWERS | {"preference", "export"}),  # one more model beside the other
     "preference.mixture": ({"ask": 2}, PREFERENCE),  # refused
     "offline.weights.reward": (0.5, SELECTION),
     "reward.prefixes": (9, TRAJECTORIES),

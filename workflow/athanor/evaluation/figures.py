@@ -19,7 +19,7 @@ from athanor.recipe.schema.choices import Suite
 from athanor.recipe.units import Unit, format_quantity
 
 LOSS_FIGURE, VALIDATION_FIGURE, SCORES_FIGURE = "figures/loss.svg", "figures/validation.svg", "figures/scores.svg"
-EXPERTS_FIGURE, TASKS_FIGURE = "figures/expert_load.svg", "figures/fine_tuning.svg"
+EXPERTS_FIGURE, TASKS_FIGURE, ONLINE_FIGURE = "figures/expert_load.svg", "figures/fine_tuning.svg", "figures/online.svg"
 
 MODEL, CONTROL, BASELINE, INK, FAINT = "#b5451b", "#6b7280", "#2f6f8f", "#1f2937", "#d1d5db"
 STYLE: Any = {
@@ -55,6 +55,8 @@ def write_figures(folder: Path, results: CampaignResults) -> tuple[str, ...]:
         drawings[EXPERTS_FIGURE] = draw_expert_load
     if results.tasks:
         drawings[TASKS_FIGURE] = draw_fine_tuning
+    if results.online:
+        drawings[ONLINE_FIGURE] = draw_online
     for name, draw in drawings.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
@@ -110,6 +112,27 @@ def draw_fine_tuning(results: CampaignResults) -> Figure:
     ]
     names = [task.task.replace("_", " ") for task in tasks]
     return _beside("Fine-tuning by task", names, series, "loss of held-out responses, nats per token (left is better)")
+
+
+def draw_online(results: CampaignResults) -> Figure:
+    """How often answers were right, and their entropy, round by round: the model and its controls."""
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    rate, entropy = figure.subplots(2, 1, sharex=True)
+    styles = {"model": (MODEL, "solid"), "random": (CONTROL, (0, (2, 2))), "shuffled": (BASELINE, (0, (5, 2)))}
+    for one in results.online:
+        colour, dashes = styles[one.model]
+        name = results.name if one.model == "model" else f"control: rewards {one.model}"
+        for axes, values in ((rate, one.pass_rate), (entropy, one.entropy)):
+            drawn = [math.nan if value is None else value for value in values]
+            axes.plot(range(len(drawn)), drawn, color=colour, linestyle=dashes, linewidth=1.6, label=name)
+    figure.suptitle("Online RL by round", **TITLE)
+    rate.set_ylabel("drawn answers right")
+    rate.set_ylim(bottom=0)
+    rate.legend(loc="best")
+    entropy.set_ylabel("entropy, nats per token")
+    entropy.set_ylim(bottom=0)
+    entropy.set_xlabel("round")
+    return figure
 
 
 def _beside(title: str, rows: Sequence[str], series: Sequence[Series], unit: str) -> Figure:

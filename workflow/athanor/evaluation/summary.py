@@ -8,6 +8,7 @@ from athanor.evaluation.difficulty import NodeDifficulty
 from athanor.evaluation.figures import task_label
 from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
 from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss, Tried
+from athanor.evaluation.rounds import OnlineRounds, from_to
 from athanor.evaluation.scores import ScoreRow
 from athanor.recipe.schema.choices import Difficulty
 
@@ -50,6 +51,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 {_rankings(results.rankings)}
 {_chosen(results.chosen)}
 {_pair_losses(results.pair_losses)}
+{_online(results.online)}
 <h2>Milestones: held-out loss, nats per token</h2>
 {_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
 <h2>Figures</h2>
@@ -167,6 +169,22 @@ def _selected(tasks: Sequence[Selected]) -> str:
         for t in tasks
     ]
     return f"<h2>Offline RL: questions whose best answers were learnt</h2>\n{_table(head, rows, model_column=2)}"
+
+
+def _online(models: Sequence[OnlineRounds]) -> str:
+    if not models:
+        return ""
+
+    def moved(values: Sequence[float | None]) -> str:
+        begin, end = from_to(values)
+        return "" if begin is None or end is None else f"{begin:.3f} → {end:.3f}"
+
+    head = ["model", "rounds", "drawn answers right", "entropy, nats/token", "groups learnt from", "tokens an answer"]
+    rows = [
+        [escape(m.model), f"{m.rounds:,}", *map(moved, (m.pass_rate, m.entropy, m.learnt_share, m.answer_tokens))] for m in models
+    ]
+    table = _table(head, rows, model_column=2)
+    return f"<h2>Online RL: training prompts, first quarter of the rounds → last</h2>\n{table}"
 
 
 def _rankings(rows: Sequence[Ranking]) -> str:

@@ -10,6 +10,7 @@ from athanor.recipe.environments import environments
 from athanor.recipe.finetuning import illegal_finetuning
 from athanor.recipe.folders import illegal_folders, not_sha256
 from athanor.recipe.generators import illegal_problems, other_versions
+from athanor.recipe.online import illegal_generator_files, illegal_online
 from athanor.recipe.precisions import illegal_export
 from athanor.recipe.preference import illegal_preference
 from athanor.recipe.problems import Problem, not_divisible
@@ -34,6 +35,7 @@ def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
         *other_versions(recipe, project),
         *illegal_folders(recipe, project),
         *illegal_start(recipe, project),
+        *illegal_generator_files(recipe, project),
     ]
 
 
@@ -151,5 +153,5 @@ def _exists(path: str, project: Path) -> bool:
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_virtual_tokens,
-    illegal_preference, illegal_reward, illegal_reward_training, illegal_export, _suites,
+    illegal_preference, illegal_online, illegal_reward, illegal_reward_training, illegal_export, _suites,
 )  # fmt: skip

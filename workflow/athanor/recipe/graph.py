@@ -48,18 +48,22 @@ STAGES: dict[str, Stage] = {
         Stage("reward_pretrain", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
         Stage("reward_tune", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
         Stage("score", 1, ("torch", "transformers", "tokenizers")),
+        Stage("problems", 1, ("reasoning-gym",)),
+        Stage("pool", 1, ("torch", "transformers", "reasoning-gym")),
+        Stage("online", 1, ("torch", "deepspeed", "transformers", "reasoning-gym")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 5, ("matplotlib",)),
     )
 }
 
 SECTIONS = {"reward_pretrain": "reward.pretrain", "reward_tune": "reward.tune"}  # of stages that are not called by them
-TRAINING = ("pretrain", "sft", "offline", "preference", *SECTIONS)  # stages of many ranks, which mark every step
+TRAINING = ("pretrain", "sft", "offline", "preference", "online", *SECTIONS)  # stages of many ranks, which mark every step
 HELD_OUT = "held_out"
 UNTRAINED = "untrained"
 AVERAGE = "average"
 SHUFFLED = "shuffled"
-FINE_TUNED, OFFLINE, PREFERENCE = "sft", "offline", "preference"
+FINE_TUNED, OFFLINE, PREFERENCE, ONLINE = "sft", "offline", "preference", "online"
+PROBLEMS = "problems"  # in a mixture: those of the task registry
 SECOND = "second"  # the fine-tuned model whose pass rates count beside the first one's
 ALONE = "alone"  # the reward model that is fine-tuned without having been trained on triples
 MORE = "more"  # the control that goes on with the conversations of fine-tuning
@@ -106,7 +110,7 @@ class Graph:
     """Artifacts of a recipe, in the order they can be made."""
 
     def __init__(self, recipe: Recipe, project: Path) -> None:
-        self.recipe, self._project = recipe, project
+        self.recipe, self.project = recipe, project
         self._artifacts: dict[str, Artifact] = {}
 
     def add(
@@ -118,7 +122,7 @@ class Graph:
         packages_instead: tuple[str, ...] = (),
     ) -> Artifact:
         """Put one more artifact in the graph. `packages_instead` decide its result where the stage's own do not."""
-        packages = pins(self._project, self.recipe.environment, packages_instead or STAGES[stage].packages)
+        packages = pins(self.project, self.recipe.environment, packages_instead or STAGES[stage].packages)
         artifact = Artifact(stage, instance, section, upstreams, packages)
         self._artifacts[artifact.name] = artifact
         return artifact

@@ -12,7 +12,9 @@ from athanor.recipe.graph import (
     HELD_OUT,
     MORE,
     OFFLINE,
+    ONLINE,
     PREFERENCE,
+    PROBLEMS,
     SECOND,
     SHUFFLED,
     STAGES,
@@ -21,6 +23,7 @@ from athanor.recipe.graph import (
 )
 from athanor.recipe.labels import labelled_tasks
 from athanor.recipe.mixture_search import SEARCH, mixtures, settings_of
+from athanor.recipe.online import learn_online, online_tasks
 from athanor.recipe.reward_training import score_answers
 from athanor.recipe.schema.choices import Backend, OptimizerName, PeftKind, Responses
 from athanor.recipe.schema.post_training import Offline, Sft
@@ -77,7 +80,7 @@ class _PostTraining:
         r = self.r
         made = {
             name: self.graph.add("conversations", name, conversations_section(r, name), {})
-            for name in dict.fromkeys([*r.sft.mixture, *(r.offline.mixture if r.learns_offline else ())])
+            for name in dict.fromkeys([*r.sft.mixture, *(r.offline.mixture if r.learns_offline else ()), *online_tasks(r)])
         }
         own = {name: self._pack(name, Responses.OWN, conversations) for name, conversations in made.items()}
         start = base_model if r.sft.backend is Backend.DEEPSPEED else base
@@ -115,8 +118,16 @@ class _PostTraining:
                 if label == "model" or r.sft.answers.prompts:
                     name = PREFERENCE if label == "model" else f"{PREFERENCE}-{label}"
                     models[name] = self._export(name, artifact)
+        problems = None
+        if r.learns_online:
+            problems, learnt = learn_online(r, self.graph, models, made, judge)
+            trained |= {f"{ONLINE}-{label}": artifact for label, artifact in learnt.items()}
+            for label, artifact in learnt.items():
+                if label == "model" or r.sft.answers.prompts:
+                    name = ONLINE if label == "model" else f"{ONLINE}-{label}"
+                    models[name] = self._export(name, artifact)
         asked = {label: model for label, model in models.items() if label != f"sft-{SECOND}"}
-        return trained | (self._ask(asked, made) if r.sft.answers.prompts else {})
+        return trained | (self._ask(asked, made, problems) if r.sft.answers.prompts else {})
 
     def _pack(self, name: str, kind: Responses, conversations: Artifact) -> Artifact:
         label = name if kind is Responses.OWN else f"{name}-{kind}"
@@ -251,9 +262,11 @@ class _PostTraining:
         section = {**model_section(self.r), **flatten(self.r.export, "export"), "chat": True}
         return self.graph.add("export", label, section, {"checkpoint": checkpoint, "tokenizer": self.tokenizer})
 
-    def _ask(self, models: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    def _ask(
+        self, models: Mapping[str, Artifact], made: Mapping[str, Artifact], problems: Artifact | None
+    ) -> dict[str, Artifact]:
         r = self.r
-        questions = {name: made[name] for name in r.sft.mixture}
+        questions = {name: made[name] for name in r.sft.mixture} | ({PROBLEMS: problems} if problems else {})
         return {
             f"answers-{label}": self.graph.add("answers", label, answers_section(r), {"model": model, **questions})
             for label, model in models.items()

@@ -13,12 +13,14 @@ from athanor.recipe.schedules import decay_of
 from athanor.recipe.schema.choices import (
     Backend,
     Balance,
+    Comparison,
     OptimizerName,
     PeftKind,
     Precision,
     PreferenceKind,
     Responses,
     RolloutEngine,
+    Route,
     Router,
     SourceKind,
     SpikeAction,
@@ -126,6 +128,33 @@ def preference_section(r: Recipe) -> dict[str, Any]:
     if settings.kind is PreferenceKind.KTO:
         section["preference.parallel.micro_batch_size"] = settings.parallel.micro_batch_size
     return section
+
+
+def problems_section(r: Recipe) -> dict[str, Any]:
+    """What decides the problems of the task registry."""
+    return {"seed": r.seed, **flatten(r.online.problems, "online.problems")}
+
+
+def pool_section(r: Recipe) -> dict[str, Any]:
+    """What decides the prompts of online RL, and which of them are too easy or too hard for the start."""
+    o = r.online
+    keys = ("pool", "max_new_tokens", "probes", "ngram", "watched")
+    routes = {f"online.routes.{task}": o.routes.get(task, Route.VERIFIER) for task in o.mixture}
+    filtered = flatten(o.filter, "online.filter") if o.probes else {}
+    return {"seed": r.seed, **{f"online.{k}": getattr(o, k) for k in keys}, **routes, **filtered, **engine_section(r)}
+
+
+def online_section(r: Recipe) -> dict[str, Any]:
+    """What decides what is learnt online. What is kept for looking at does not."""
+    o = r.online
+    keys = ["prompts", "samples", "max_new_tokens", "curriculum", "comparison", "forbidden", "staleness", "drop_norms"]
+    keys += ["freeze_router"] if r.model.num_experts else []
+    keys += ["ema"] if o.comparison is Comparison.EMA else []
+    section = training_section(r, o, "online", o.token_budget) | {f"online.{k}": getattr(o, k) for k in keys}
+    section |= flatten(o.objective, "online.objective") | flatten(o.shares, "online.shares")
+    if Route.RULES in o.routes.values():
+        section |= flatten(o.rule_weights, "online.rule_weights")
+    return {**section, **engine_section(r)}
 
 
 def fetch_section(r: Recipe, source: Source) -> dict[str, Any]:

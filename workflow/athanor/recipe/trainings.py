@@ -11,13 +11,14 @@ from athanor.recipe.schema.training import Training
 from athanor.recipe.units import Unit, format_quantity
 
 KNOWN_IN = {"source": "data.sources", "task": "sft.tasks"}
+OF_MODULES = ("preference", "online")
 SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
 
 
 def illegal_training(r: Recipe) -> Iterator[Problem]:
-    """Everything wrong with `pretrain` and, where the recipe has them, `sft`, `offline`, `preference` and the reward model's."""
+    """Everything wrong with the sections that train, those that the recipe has."""
     for section, settings in r.trainings().items():
-        if section == "preference" or section in r.reward_trainings():  # no layout of Megatron's, no mixture
+        if section in OF_MODULES or section in r.reward_trainings():  # no layout of Megatron's; mixtures of their own
             yield from _lengths(r, settings, section)
             yield from illegal_batches(settings, section)
             yield from _schedule(settings, section)

@@ -2,18 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 from athanor.artifacts.files import write_json
 from athanor.artifacts.run import Outcome, StageRun
-from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, answer_of, read_conversations
+from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, Conversation, answer_of, read_conversations
+from athanor.recipe.graph import PROBLEMS
 from athanor.rl.answers import RATES_FILE, Answer, PassRate, pass_rates
 from athanor.rl.browser import SAMPLES_FILE, write_samples
+from athanor.rl.judging import generator_of
 from athanor.rl.rollouts.sampling import Sampling
-from athanor.stages.asking import Asked, Question
+from athanor.stages.asking import Asked, Question, said_by
 
 ANSWERS_FILE = "answers.jsonl"
 GREEDY, SAMPLED = "greedy", "sampled"
@@ -21,13 +22,9 @@ GREEDY, SAMPLED = "greedy", "sampled"
 
 def run(stage: StageRun) -> Outcome:
     """`answers.jsonl`, `pass_rates.json` and `samples.html`: the likeliest answer to every question, and some that are drawn."""
-    settings, tasks = stage.recipe.sft.answers, sorted(stage.recipe.sft.mixture)
+    settings, tasks = stage.recipe.sft.answers, [*sorted(stage.recipe.sft.mixture), *stage.inputs.keys() & {PROBLEMS}]
     folders = {task: stage.input_named(task).folder for task in tasks}
-    questions = [
-        Question(task, conversation)
-        for task, folder in folders.items()
-        for conversation in islice(read_conversations(folder / HELD_OUT_FILE), settings.prompts)
-    ]
+    questions = [question for task, folder in folders.items() for question in _held_out(task, folder, settings.prompts)]
     asked = Asked(stage, questions, settings.max_new_tokens, "sft.answers.max_new_tokens")
     ways = {
         GREEDY: Sampling(1, 0.0, max_new_tokens=settings.max_new_tokens),
@@ -38,19 +35,39 @@ def run(stage: StageRun) -> Outcome:
         way: asked.sample(sampling, stage.folder / "shards" / way, number * count, len(ways) * count)
         for number, (way, sampling) in enumerate(ways.items())
     }
-    constant = {task: _constant(task, folder, asked) for task, folder in folders.items()}
+    constant = {name: rate for task, folder in folders.items() for name, rate in _constant(task, folder, asked).items()}
+    asked.judge.close()
     rates = {way: pass_rates(answers, constant) for way, answers in found.items()}
     counters = {"questions": count, "too_long": asked.too_long, "verifier_errors": asked.judge.broken}
     return _outcome(stage, found, rates, int(asked.model.counters.get("step", 0)), counters)
 
 
-def _constant(task: str, folder: Path, asked: Asked) -> float:
-    """The share of a task's questions that the commonest answer of its training conversations answers rightly; 0 without any."""
-    said = Counter(answer_of(conversation) for conversation in read_conversations(folder / TRAINING_FILE))
-    commonest = min(said, key=lambda answer: (-said[answer], answer))
-    questions = [question.conversation for question in asked.questions.values() if question.task == task]
-    right = sum(asked.judge.is_right(commonest, answer_of(c), c.entry) for c in questions)
-    return right / max(1, len(questions))
+def _held_out(task: str, folder: Path, most: int) -> Iterator[Question]:
+    """At most so many of a task, or of each generator of the registry's problems, which count as tasks by themselves."""
+    asked: Counter[str] = Counter()
+    for conversation in read_conversations(folder / HELD_OUT_FILE):
+        name = _name(task, conversation)
+        asked[name] += 1
+        if asked[name] <= most:
+            yield Question(name, conversation)
+
+
+def _name(task: str, conversation: Conversation) -> str:
+    return generator_of(conversation.entry) if task == PROBLEMS else task
+
+
+def _constant(task: str, folder: Path, asked: Asked) -> dict[str, float]:
+    """The share of questions that the commonest answer of the training conversations answers rightly, by task; 0 without any."""
+    said: dict[str, Counter[str]] = {}
+    for conversation in read_conversations(folder / TRAINING_FILE):
+        said.setdefault(_name(task, conversation), Counter())[answer_of(conversation)] += 1
+    found = {}
+    for name, counts in said.items():
+        commonest = min(counts, key=lambda answer: (-counts[answer], answer))
+        questions = [question.conversation for question in asked.questions.values() if question.task == name]
+        verdicts = asked.judge.judge([said_by(conversation, commonest) for conversation in questions])
+        found[name] = sum(verdict.right for verdict in verdicts) / max(1, len(questions))
+    return found
 
 
 def _outcome(

@@ -9,8 +9,8 @@ from athanor.data.chat import ChatEncoder
 from athanor.data.conversations import Conversation, answer_of, question_of
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.schema.choices import RolloutEngine
-from athanor.rewards.verifiers import Judge
 from athanor.rl.answers import Answer
+from athanor.rl.judging import Judges, Said
 from athanor.rl.rollouts.in_process import InProcessEngine
 from athanor.rl.rollouts.sampling import Engine, Finish, Prompt, Sampling
 from athanor.rl.rollouts.served import ServerEngine
@@ -37,7 +37,7 @@ class Asked:
     def __init__(self, stage: StageRun, questions: Iterable[Question], max_new_tokens: int, setting: str) -> None:
         """Raises StageError where no question fits; `setting` is the key to lower then."""
         self._stage, self.model = stage, stage.input_named("model")
-        self._encoder, self.judge = ChatEncoder(self._folder), Judge()
+        self._encoder, self.judge = ChatEncoder(self._folder), Judges()
         room = stage.recipe.model.max_sequence_length - max_new_tokens
         self.questions: dict[str, Question] = {}
         self.prompts: list[Prompt] = []
@@ -84,17 +84,25 @@ class Asked:
         return engine_of(self._stage, self._folder, self._encoder.ends)
 
     def _judged(self, shards: list[Path]) -> list[Answer]:
+        samples = list(read_samples(shards))
+        texts = [self._encoder.decode(sample.tokens) for sample in samples]
+        ended = [place for place, sample in enumerate(samples) if sample.finish is Finish.STOP]
+        said = [said_by(self.questions[samples[place].prompt].conversation, texts[place]) for place in ended]
+        right = {place for place, verdict in zip(ended, self.judge.judge(said), strict=True) if verdict.right}
         answers = []
-        for sample in read_samples(shards):
+        for place, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             asked = self.questions[sample.prompt]
-            conversation = asked.conversation
+            conversation, size = asked.conversation, len(sample.tokens)
             question, expected = question_of(conversation)[0][-1]["content"], answer_of(conversation)
             log_prob = sum(sample.log_probs) / len(sample.log_probs)
-            said, size = self._encoder.decode(sample.tokens), len(sample.tokens)
-            right = sample.finish is Finish.STOP and self.judge.is_right(said, expected, conversation.entry)
-            facts = (sample.number, question, said, expected, sample.finish, size, log_prob, right)
+            facts = (sample.number, question, text, expected, sample.finish, size, log_prob, place in right)
             answers.append(Answer(asked.task, conversation.id, *facts))
         return answers
+
+
+def said_by(conversation: Conversation, text: str) -> Said:
+    """An answer to the conversation's question, as judges take it."""
+    return Said(text, answer_of(conversation), conversation.entry)
 
 
 def rates(answers: Sequence[Answer]) -> dict[str, float]:

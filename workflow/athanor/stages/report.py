@@ -20,12 +20,14 @@ from athanor.evaluation.results import (
     read_tried,
     write_results,
 )
+from athanor.evaluation.rounds import OnlineRounds, rounds_of
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.graph import FINE_TUNED, SHUFFLED, UNTRAINED
 from athanor.recipe.mixture_search import SEARCH, mixtures
 from athanor.rl.answers import RATES_FILE
 from athanor.rl.difficulty import DIFFICULTY_FILE
+from athanor.rl.online.rounds import read_metrics
 from athanor.rl.selection import SELECTION_FILE
 
 
@@ -53,7 +55,7 @@ def run(stage: StageRun) -> Outcome:
         raise StageError(str(error)) from error
 
     results = replace(results, rankings=_rankings(stage), chosen=_chosen(stage), pair_losses=_pair_losses(stage))
-    results = replace(results, difficulty=_difficulty(stage))
+    results = replace(results, difficulty=_difficulty(stage), online=_online(stage))
     figures = write_figures(stage.folder, results)
     names = {f"{a.manifest.result.stage}/{a.instance}": a.fingerprint for a in stage.inputs.values()}
     write_results(stage.folder / RESULTS_FILE, results)
@@ -93,6 +95,10 @@ def _chosen(stage: StageRun) -> list[Chosen]:
 
 def _pair_losses(stage: StageRun) -> list[PairLoss]:
     return [row for a in _of(stage, "preference") for row in read_pair_losses(a.instance, a.folder)]
+
+
+def _online(stage: StageRun) -> list[OnlineRounds]:
+    return [rounds_of(a.instance, read_metrics(a.folder)) for a in _of(stage, "online")]
 
 
 def _training(artifact: Input) -> Training:

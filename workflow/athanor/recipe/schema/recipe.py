@@ -9,6 +9,7 @@ from typing import Any
 from athanor.recipe.law import by_law
 from athanor.recipe.schema.choices import DocumentFormat, Precision, PreferenceKind, SourceKind, Suite
 from athanor.recipe.schema.keys import key
+from athanor.recipe.schema.online import Online
 from athanor.recipe.schema.post_training import Offline, Preference, Reward, RewardTraining, Rollouts, Sft
 from athanor.recipe.schema.training import Model, Pretrain, Training
 from athanor.recipe.units import Unit
@@ -90,6 +91,7 @@ class Recipe:
     sft: Sft = key(Sft(), "supervised fine-tuning")
     offline: Offline = key(Offline(), "offline RL on the best of the model's own answers")
     preference: Preference = key(Preference(), "preference learning on pairs of the model's own answers")
+    online: Online = key(Online(), "online RL on the model's own answers to verifiable problems and other prompts")
     rollouts: Rollouts = key(Rollouts(), "how models are asked")
     reward: Reward = key(Reward(), "texts of many policies, for a reward model")
     export: Export = key(Export(), "Hugging Face export")
@@ -100,7 +102,8 @@ class Recipe:
         tuned = {"sft": self.sft} if self.sft.tasks else {}
         offline = {"offline": self.offline} if self.learns_offline else {}
         preferring = {"preference": self.preference} if self.learns_preferences else {}
-        return {"pretrain": self.pretrain, **tuned, **offline, **preferring, **self.reward_trainings()}
+        online = {"online": self.online} if self.learns_online else {}
+        return {"pretrain": self.pretrain, **tuned, **offline, **preferring, **online, **self.reward_trainings()}
 
     def reward_trainings(self) -> dict[str, RewardTraining]:
         """Those of the reward model, by section, with the law's settings where the recipe leaves them open."""
@@ -120,3 +123,8 @@ class Recipe:
     def learns_preferences(self) -> bool:
         """Whether there is preference learning."""
         return self.preference.kind is not PreferenceKind.NONE
+
+    @property
+    def learns_online(self) -> bool:
+        """Whether there is online RL."""
+        return bool(self.online.mixture)

@@ -3,7 +3,7 @@
 A prompt is read once and its cache repeated for its samples; answers that have ended leave the batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.sampling import Finish, Prompt, Sample, Sampling, choose, draws, loops
 
 TOKENS_AT_ONCE = 16_384  # of prompts and answers in the cache
@@ -43,6 +44,19 @@ class InProcessEngine:
                 count += 1
             yield from self._answer(waiting[:count], sampling)
             waiting = waiting[count:]
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> str:
+        """Answer with other weights, whole and by the names of the folder's, from now on. Returns the sum of what it has then.
+
+        Raises ValueError where they are not the folder's.
+        """
+        found = dict(self._model.named_parameters())
+        if odd := found.keys() ^ weights.keys():
+            raise ValueError(f"these weights are of another model: {', '.join(sorted(odd)[:5])}")
+        with torch.no_grad():
+            for name, weight in found.items():
+                weight.copy_(weights[name])
+        return checksum(found)
 
     def close(self) -> None:
         """Forget the model."""

@@ -80,10 +80,21 @@ class Engine:
         """Before a forward pass with gradients; `last` of a step?"""
         self.engine.set_gradient_accumulation_boundary(is_boundary=last)
 
-    def step(self, lr: float) -> float:
-        """Clip and update. Returns the gradient norm before clipping; one that is no number has spoilt the weights."""
+    def step(self, lr: float, most: float = math.inf) -> float:
+        """Clip and update. Returns the gradient norm before clipping; one that is no number has spoilt the weights.
+
+        A norm above `most` leaves all as it is. That is known before an update under stage 0 in float32 alone; elsewhere
+        ValueError is raised.
+        """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
+        if math.isfinite(most):
+            if not self._clips_itself:
+                raise ValueError("DeepSpeed updates before a norm is known")
+            norm = float(torch.nn.utils.get_total_norm([w.grad for w in self._trained() if w.grad is not None]))
+            if norm > most:
+                self.engine.optimizer.zero_grad()
+                return norm
         return self._step(self._clip)
 
     def observe(self) -> float:
@@ -96,10 +107,12 @@ class Engine:
     def _step(self, clip: float) -> float:
         norm = math.nan
         if self._clips_itself:
-            trained = [weight for weight in self.engine.module.parameters() if weight.requires_grad]
-            norm = float(torch.nn.utils.clip_grad_norm_(trained, clip))
+            norm = float(torch.nn.utils.clip_grad_norm_(self._trained(), clip))
         self.engine.step()
         return norm if self._clips_itself else float(self.engine.get_global_grad_norm())
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [weight for weight in self.engine.module.parameters() if weight.requires_grad]
 
     @contextmanager
     def _unclipped(self) -> Iterator[None]:

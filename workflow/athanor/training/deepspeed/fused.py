@@ -32,13 +32,14 @@ class FusedEngine:
         """Keep the loss: its gradients come with the update."""
         self._loss = loss.float()
 
-    def step(self, lr: float) -> float:
-        """Two backward passes: the norm, for clipping, and the update; none where the norm, which it returns, is no number."""
+    def step(self, lr: float, most: float = math.inf) -> float:
+        """Two backward passes: the norm, for clipping, and the update; none where the norm, which it returns, is no number or
+        above `most`."""
         assert self._loss is not None
         loss, self._loss = self._loss, None
         self.optimizer.grad_norm(loss)
         norm = float(torch.stack(self.optimizer.grad_norms).norm())
-        if math.isfinite(norm):
+        if math.isfinite(norm) and norm <= most:
             self.optimizer.fused_backward(loss, lr)
         return norm
 

@@ -23,7 +23,7 @@ from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.schedules import BatchSizes
 from athanor.training import checkpoints
 from athanor.training.checkpoints import FINAL, Position, State, read_state
-from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
+from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, read_curve, refuse_to_lose
 from athanor.training.deepspeed.curvature import Curvature, refuse_without_labels
 from athanor.training.deepspeed.engine import Engine
 from athanor.training.deepspeed.fused import FusedEngine
@@ -37,6 +37,7 @@ from athanor.training.failures import agreed_node_hours
 from athanor.training.held_out import START_VALIDATION, VALIDATION, write_validation
 from athanor.training.intervals import Interval
 from athanor.training.monitor import Monitor
+from athanor.training.norms import Norms
 from athanor.training.profiling import Profiler
 from athanor.training.proof import to_record
 from athanor.training.samples import micro_batches_of
@@ -100,6 +101,11 @@ class ModuleRun:
                 "be trained"
             )
         self.position, self.saved = self._resume()
+        if task.rounds is not None:
+            task.rounds.resume(self.position.step)
+        self.norms = Norms(
+            task.drop_norms, [p.grad_norm for p in read_curve(stage.folder / CURVE) if p.step <= self.position.step]
+        )
         self.curve: Curve | None = None
         if stage.rank == 0:
             if saves.every_tokens:  # else nobody knows what a killed attempt may have lost
@@ -166,31 +172,38 @@ class ModuleRun:
         count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
         after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
         samples = range(before.samples, after.samples)
+        self._begin_round(before)
         size, layout = self.settings.parallel.micro_batch_size, self.ranks
         mine = micro_batches_of(samples, size, layout.data_rank, layout.data_ranks)
+        if self.task.rounds is not None:
+            mine = mine[: max(1, math.ceil(self.task.rounds.learnt(samples) / (size * layout.data_ranks)))]
         with self.learner.clock.part(Part.DATA):
             batches = [self.batches.batch(batch).to(layout.device) for batch in mine]
         with self.learner.clock.part(Part.COMPUTE):
             [weight] = self._sum([float(sum(batch.weights.sum() for batch in batches))])
             if self.curvature is not None and self.curvature.is_due(before.step) and isinstance(self.engine, Engine):
                 self.curvature.estimate(self.engine, after.step, mine, batches, weight)
-            rows = self._gradients(batches, weight)
+            rows = self._gradients(batches, weight) if weight else torch.zeros(0, 2, dtype=torch.float64, device=layout.device)
         told = [float(rows[:, 0].sum()), self.stage.stop_requested, self._save_is_due(), self.profiler.asked()]
         loss_sum, stops, saves, profiled = self._sum(told)
-        loss, lr = loss_sum / weight, self.rate(after.tokens)
+        loss, lr = loss_sum / weight if weight else 0.0, self.rate(after.tokens)
         if not math.isfinite(loss):
             raise NonFiniteError(f"loss {loss} at step {after.step}, samples {samples.start} to {samples.stop - 1}")
         with self.learner.clock.part(Part.OPTIMIZER):
-            norm = self.engine.step(lr)
+            most = self.norms.most()
+            norm = self.engine.step(lr, most) if weight else 0.0  # where nothing is to be learnt, nothing decays either
         if not math.isfinite(norm):  # these weights are never saved
             raise NonFiniteError(f"gradient norm {norm} at step {after.step}, samples {samples.start} to {samples.stop - 1}")
         self._tell_spike(loss, norm, after.step)
+        self.norms.learn(norm)
+        if self.task.rounds is not None:
+            self.task.rounds.step_done(after.step, samples, left_out=norm > most)
         self.profiler.step_done(after.step)
         if profiled:
             self.profiler.begin(after.step, int(profiled))
         self.position, self.saved, self.last = after, False, samples
         self.seconds_trained += time.perf_counter() - began
-        domains = [self.task.domain(self.batches, index) for batch in mine for index in batch] if self.task.domain else []
+        domains = [self.task.domain(self.batches, i) for batch in mine for i in batch] if self.task.domain and weight else []
         self.monitor.step_done(after.tokens - before.tokens, domains, rows)
         self._record(Point(after.step, after.tokens, lr, loss, norm, 0.0))
         self._behind_step(held_out, before, stop=stops > 0, save=saves > 0)
@@ -207,6 +220,18 @@ class ModuleRun:
         if crossed(before.tokens, after.tokens, every) if every else save:
             with self.learner.clock.part(Part.CHECKPOINT):
                 self.save()
+
+    def _begin_round(self, position: Position) -> None:
+        """Have the samples made that come next, where the weights make them."""
+        rounds = self.task.rounds
+        if rounds is None or position.samples % rounds.samples:
+            return
+        with self.learner.clock.part(Part.DATA):
+            self.engine.evaluating(on=True)
+            try:
+                rounds.begin(position.samples // rounds.samples, self.engine.weights, self.engine.module)
+            finally:
+                self.engine.evaluating(on=False)
 
     def _gradients(self, batches: list[Batch], weight: float) -> torch.Tensor:
         """Of the mean loss of the whole step. Returns losses and weights of this rank's samples [samples, 2], float64.
@@ -247,10 +272,13 @@ class ModuleRun:
             self.curve.add(point)
         if point.step % self.settings.log_every_steps == 0 or self._at_end():
             values = {"tokens": point.tokens, "loss": point.loss, "lr": point.lr, "grad_norm": point.grad_norm}
-            self.stage.spool.metrics(point.step, {**values, **self.monitor.take(point.step)})
+            told = self.task.rounds.metrics() if self.task.rounds is not None else {}
+            self.stage.spool.metrics(point.step, {**values, **self.monitor.take(point.step), **told})
 
     def save(self) -> None:
         """A checkpoint of the position, written while training stands still."""
+        if self.task.rounds is not None:
+            self.task.rounds.settle(self.position.step)
         began = self.interval.begin()
         if self.curve is not None:
             self.curve.secure()

@@ -40,6 +40,39 @@ class BatchReader(Protocol):
         ...
 
 
+class Rounds(Protocol):
+    """Samples that the weights make themselves, a round at a time, before they are learnt from. Called by all ranks together."""
+
+    @property
+    def samples(self) -> int:
+        """Of a round; a step's are of one round."""
+        ...
+
+    def begin(self, number: int, weights: Callable[[], "Weights"], module: torch.nn.Module) -> None:
+        """Make round `number` with the weights as they are, or find it made. Raises StageError where neither can be."""
+        ...
+
+    def learnt(self, samples: range) -> int:
+        """So many of a step's samples, the first, are learnt from; the others teach nothing."""
+        ...
+
+    def step_done(self, step: int, samples: range, *, left_out: bool) -> None:
+        """A step has learnt from them, or was left out for its gradient."""
+        ...
+
+    def settle(self, step: int) -> None:
+        """Before a save: whatever a later round needs of these weights is made, and what was learnt is on the disk."""
+        ...
+
+    def resume(self, step: int) -> None:
+        """Training goes on behind `step`: what was learnt later is forgotten."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What is to be told of the steps since the last look."""
+        ...
+
+
 Loss = Callable[
     [torch.nn.Module, Batch], torch.Tensor
 ]  # [samples]: of each sample the sum that its weight divides, differentiable
@@ -80,4 +113,6 @@ class ModuleTask:
     sampled_loss: SampledLoss | None = None  # a task without is refused where the rule is Sophia
     domains: tuple[str, ...] = ()  # under which losses are reported while training
     domain: Callable[[BatchReader, int], str] | None = None  # one of them, by a sample's number
+    rounds: Rounds | None = None  # where samples are made by the weights that learn from them
+    drop_norms: float = 0.0  # share of steps that are left out, those of the largest gradient norms
     failures: Callable[[], Failures] = field(default=Failures)  # of the machines it was trained on so far

@@ -1,0 +1,139 @@
+"""What a recipe's section `online` can get wrong, and what each problem tells to write instead."""
+
+from typing import Any
+
+import pytest
+
+from athanor.recipe.lifecycle import Lifecycle
+from tests.recipe.projects import Project, base, put
+from tests.recipe.schema_walk import problems_with, with_entries
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "task that there is not": (
+        {"online.mixture": {"tell": 1}},
+        "online.mixture.tell=1.0: no such task; there is ask, problems",
+    ),
+    "problems of no generator": (
+        {"online.problems.generators": []},
+        "online.problems.generators=[]: online.mixture asks for them; name some, or all: athanor task audit lists them",
+    ),
+    "task that nobody judges": (
+        {"online.routes": {}},
+        "online.routes={}: ask: no verifier judges its answers; say who rewards them: verifier (the text on record alone is "
+        "right), reward_model or rules",
+    ),
+    "route of no task": (
+        {"online.routes": {"ask": "rules", "tell": "rules"}},
+        "online.routes.tell='rules': not in online.mixture; leave it out",
+    ),
+    "problems by rules": (
+        {"online.routes": {"ask": "rules", "problems": "rules"}},
+        "online.routes.problems='rules': problems have verifiers; leave it out",
+    ),
+    "reward model that is not": (
+        {"online.routes": {"ask": "reward_model"}, "reward.tune.token_budget": 0},
+        "online.routes.ask='reward_model': there is no reward model; give reward.tune.token_budget, or another route",
+    ),
+    "steps that do not cut a round": (
+        {"online.batch_tokens": 2048 * 3},
+        "online.batch_tokens=6144: a round of 64 x 8 answers of 128 tokens does not cut into such steps; use a divisor of 65536",
+    ),
+    "half a round": (
+        {"online.token_budget": "700K"},
+        "online.token_budget='700K': not a number of whole rounds, each a round of 64 x 8 answers of 128 tokens; 11 are 720896",
+    ),
+    "other steps within a round": (
+        {"online.batch_switches.0.at_tokens": "200K"},
+        "online.batch_switches[0].at_tokens=200000: not behind a whole round; use a multiple of 65536",
+    ),
+    "no room for a prompt": (
+        {"online.max_new_tokens": 128},
+        "online.max_new_tokens=128: leaves no room for a prompt in online.sequence_length=128; lower it",
+    ),
+    "start that is not": (
+        {"online.start": "preference", "preference.kind": "none"},
+        "online.start='preference': the recipe has no such model; use last",
+    ),
+    "clones of what a rule likes": (
+        {"online.objective.kind": "oreal", "online.routes": {"ask": "rules"}},
+        "online.objective.kind='oreal': oreal clones what is right and pushes down what is wrong, which verifiers alone can "
+        "tell; use clipped",
+    ),
+    "norms that come too late": (
+        {"online.drop_norms": 0.03},
+        "online.drop_norms=0.03: DeepSpeed tells a norm when the step is done, but for online.zero.stage=0 in fp32; use these, "
+        "or 0",
+    ),
+    "weights in parts": ({"online.zero.stage": 3}, "online.zero.stage=3: the weights are handed over whole each round; use 2"),
+    "pattern that is none": ({"online.forbidden": ["("]}, "online.forbidden[0]='('"),
+    "rule that there is not": (
+        {"online.rule_weights": {"wit": 1}},
+        "online.rule_weights.wit=1.0: no such rule; there is fluency, safety, brevity, script",
+    ),
+    "share of no route": (
+        {"online.shares": {"reward_model": 1}},
+        "online.shares.reward_model=1.0: no task of the mixture has this route; leave it out",
+    ),
+    "rates that cross": (
+        {"online.filter.drop_up_to": 1.0},
+        "online.filter.drop_up_to=1.0: no pass rate lies between it and online.filter.drop_from=1; lower it",
+    ),
+    "draws of another scale": (
+        {"online.controls": ["random"], "online.routes": {"ask": "reward_model"}},
+        "online.controls=['random']: draws rewards of 0 and 1, and the reward model's have no such scale; use shuffled",
+    ),
+    "Megatron's ranks": (
+        {"online.parallel.ranks": 2, "online.parallel.tensor": 2},
+        "online.parallel.tensor=2: a module in its Hugging Face form is spread by online.zero alone; use 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_problem_is_told_with_the_way_out(project: Project, name: str) -> None:
+    changes, said = WRONG[name]
+    found = problems_with(project, changes)
+    assert any(one.startswith(said) for one in found), found
+
+
+def test_online_rl_starts_from_the_last_model_and_is_asked_what_was_held_out(project: Project) -> None:
+    data = with_entries(base())
+    put(data, "online.controls", ["shuffled"])
+    project.write("whole", data)
+    graph = Lifecycle(project.load(name="whole"), project.root)
+    for label in ("model", "shuffled"):
+        made = graph[f"online/{label}"]
+        assert {name: up.name for name, up in made.upstreams.items()} == {"start": "export/preference", "pool": "pool/online"}
+    pool = graph["pool/online"].upstreams
+    assert {name: up.name for name, up in pool.items()} == {
+        "model": "export/preference",
+        "ask": "conversations/ask",
+        "problems": "problems/registry",
+        "suites": "evaluate/1M",
+    }
+    assert {"export/online", "export/online-shuffled", "answers/online", "answers/online-shuffled"} <= {a.name for a in graph}
+    assert graph["answers/online"].upstreams["problems"].name == "problems/registry"
+
+
+@pytest.mark.parametrize(
+    ("start", "model"), [("sft", "export/sft"), ("offline", "export/offline"), ("last", "export/preference")]
+)
+def test_start_is_the_one_that_is_named(project: Project, start: str, model: str) -> None:
+    data = with_entries(base())
+    put(data, "online.start", start)
+    project.write("whole", data)
+    assert Lifecycle(project.load(name="whole"), project.root)["online/model"].upstreams["start"].name == model
+
+
+def test_what_a_generator_of_ones_own_holds_decides_its_problems(project: Project) -> None:
+    data = with_entries(base())
+    put(data, "online.problems.generators", ["sums.py:Sums"])
+    project.write("whole", data)
+    assert "online.problems.generators='sums.py': no such file; relative paths start at " in " ".join(
+        problems_with(project, {"online.problems.generators": ["sums.py:Sums"]})
+    )
+    prints = []
+    for text in ("class Sums: ...", "class Sums: ...", "class Sums: pass"):
+        (project.root / "sums.py").write_text(text)
+        prints.append(Lifecycle(project.load(name="whole"), project.root)["problems/registry"].fingerprint)
+    assert prints[0] == prints[1] != prints[2]

@@ -1,0 +1,150 @@
+"""Online RL's batches: the trainer's log-probabilities are the engine's, weights are handed over whole, large norms left out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from athanor.recipe.schema.choices import Precision
+from athanor.recipe.schema.online import Objective, Online
+from athanor.recipe.schema.training import Optimizer, Zero
+from athanor.rl.rollouts.handover import checksum
+from athanor.rl.rollouts.in_process import InProcessEngine
+from athanor.rl.rollouts.sampling import Prompt, Sample, Sampling
+from athanor.training.deepspeed.language import read_model
+from athanor.training.deepspeed.online import (
+    AnswerBatches,
+    Drawn,
+    Learnable,
+    PolicyLoss,
+    answer_log_probs,
+    chosen_by_covariance,
+    freeze,
+)
+from athanor.training.deepspeed.ranks import connected
+from tests.rl.test_rollouts import END, folder, prompts
+
+__all__ = ["folder", "prompts"]  # fixtures
+PADDING = 0
+
+
+@pytest.fixture(scope="module")
+def drawn(folder: Path, prompts: list[Prompt]) -> list[Drawn]:
+    by_id = {prompt.id: prompt for prompt in prompts}
+    samples: list[Sample] = list(InProcessEngine(folder, [END]).generate(prompts, Sampling(samples=2, max_new_tokens=12)))
+    return [Drawn(by_id[s.prompt].tokens, s.tokens, s.log_probs) for s in samples]
+
+
+class Reader:
+    def __init__(self, rows: list[Learnable | None]) -> None:
+        self.rows = rows
+
+    def answer(self, sample: int) -> Learnable | None:
+        return self.rows[sample]
+
+
+def learnable(rows: list[Drawn]) -> list[Learnable | None]:
+    return [Learnable(row, row.log_probs, (-1.0) ** at, at % 2 == 0, ()) for at, row in enumerate(rows)]
+
+
+def test_trainers_log_probabilities_are_those_that_the_engine_drew_by(folder: Path, drawn: list[Drawn]) -> None:
+    model = read_model(folder).eval()
+    for size in (1, 7):
+        found = answer_log_probs(model, drawn, PADDING, size)
+        assert [len(row) for row in found] == [len(one.answer) for one in drawn]
+        for row, one in zip(found, drawn, strict=True):
+            assert row == pytest.approx(one.log_probs, abs=1e-5)
+
+
+def test_loss_of_a_step_does_not_depend_on_how_it_is_cut(folder: Path, drawn: list[Drawn]) -> None:
+    model, objective = read_model(folder).eval(), Objective()
+    rows: list[Learnable | None] = [*learnable(drawn[:9]), None, None]
+    batches, loss = AnswerBatches(Reader(rows), PADDING, objective), PolicyLoss(objective)
+    whole = batches.batch(range(len(rows)))
+    assert whole.weights.tolist() == [*(float(len(one.answer)) for one in drawn[:9]), 0.0, 0.0], "what fills up weighs nothing"
+    together = loss(model, whole).sum()
+    apart = sum(float(loss(model, batches.batch([at])).sum().detach()) for at in range(len(rows)))
+    assert float(together.detach()) == pytest.approx(apart, abs=1e-5)
+    told = loss.taken().metrics()
+    assert told["engine_mismatch_most"] == 0 and told["kl_from_round"] < 1e-9 and not loss.taken().tokens
+
+
+def test_what_the_engine_said_otherwise_is_told_and_cut(folder: Path, drawn: list[Drawn]) -> None:
+    model, objective = read_model(folder).eval(), Objective(truncate=2.0)
+    unlikely = Drawn(drawn[0].prompt, drawn[0].answer, tuple(said - 3.0 for said in drawn[0].log_probs))
+    row = Learnable(unlikely, drawn[0].log_probs, 1.0, True, ())
+    loss = PolicyLoss(objective)
+    batch = AnswerBatches(Reader([row]), PADDING, objective).batch([0])
+    assert float(loss(model, batch).sum().detach()) == pytest.approx(-2.0 * len(unlikely.answer), rel=1e-4)
+    told = loss.taken().metrics()
+    assert told["truncated_share"] == 1.0 and told["engine_mismatch"] == pytest.approx(3.0)
+
+
+def test_tokens_that_kl_cov_holds_back_follow_from_all_answers(drawn: list[Drawn]) -> None:
+    answers = [(one.log_probs, (-1.0) ** at) for at, one in enumerate(drawn)]
+    tokens = sum(len(said) for said, _ in answers)
+    chosen = chosen_by_covariance(answers, 0.1)
+    assert [len(some) for some in chosen] == [len(said) for said, _ in answers]
+    assert sum(map(sum, chosen)) == int(0.1 * tokens) and chosen_by_covariance([], 0.1) == []
+
+
+def test_weights_are_handed_over_with_their_sum(folder: Path, prompts: list[Prompt]) -> None:
+    engine, model = InProcessEngine(folder, [END]), read_model(folder)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    before = list(engine.generate(prompts[:3], Sampling(max_new_tokens=8)))
+    assert engine.load(weights) == checksum(weights) == checksum(reversed(weights.items()))
+    behind = list(engine.generate(prompts[:3], Sampling(max_new_tokens=8)))
+    assert before != behind
+    some = {sample.prompt: sample for sample in behind}
+    for prompt in prompts[:3]:
+        row = Drawn(prompt.tokens, some[prompt.id].tokens, some[prompt.id].log_probs)
+        assert answer_log_probs(model.eval(), [row], PADDING, 1)[0] == pytest.approx(row.log_probs, abs=1e-5)
+    one_bit = {**weights, next(iter(weights)): next(iter(weights.values())) + 1e-6}
+    assert checksum(one_bit) != checksum(weights)
+    with pytest.raises(ValueError, match="these weights are of another model: more"):
+        engine.load({**weights, "more": torch.zeros(1)})
+
+
+def test_routers_stay_as_they_are_unless_told_otherwise(folder: Path) -> None:
+    model = read_model(folder)
+    freeze(model.named_parameters(), Online(freeze_router=False))
+    assert all(weight.requires_grad for weight in model.parameters())
+    freeze(model.named_parameters(), Online())
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    assert len(frozen) == 2 and all(name.endswith("mlp.gate.weight") for name in frozen)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """One rank."""
+    with connected(1, 1):
+        yield
+
+
+def test_step_with_too_large_a_norm_leaves_all_as_it_is(alone: None) -> None:
+    from athanor.training.deepspeed.engine import Engine
+
+    def engine(stage: int) -> Any:
+        torch.manual_seed(1)
+        return Engine(torch.nn.Linear(4, 1), Optimizer(), Zero(stage), Precision.FP32, 1)
+
+    def learn(one: Any, most: float) -> float:
+        one.begin_pass(last=True)
+        one.backward(one.module(torch.ones(1, 4)).sum())
+        return float(one.step(0.1, most))
+
+    tried, skipping = engine(0), engine(0)
+    norm = learn(tried, 1e9)
+    before = {name: weight.clone() for name, weight in skipping.weights().items()}
+    assert learn(skipping, norm / 2) == pytest.approx(norm)
+    assert all(torch.equal(weight, before[name]) for name, weight in skipping.weights().items())
+    assert not skipping.optimizer.state, "its moments have not seen the gradient"
+    assert learn(skipping, norm * 2) == pytest.approx(norm), "and nothing of it is left for the next step"
+    assert all(torch.equal(weight, tried.weights()[name]) for name, weight in skipping.weights().items())
+    with pytest.raises(ValueError, match="updates before a norm is known"):
+        learn(engine(1), 1.0)

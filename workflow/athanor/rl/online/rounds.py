@@ -1,0 +1,173 @@
+"""A round on disk: every answer with the weights it came from, what it earned, and where it is learnt from; and the ledger.
+
+`rounds/00012.jsonl.gz` is there whole or not at all. `ledger.jsonl` has a line a step with the answers it learnt from, so that of
+a run that was killed and went on, as of any, it can be said that each was learnt from once.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from athanor.artifacts.run import StageError
+
+ROUNDS, LEDGER = "rounds", "ledger.jsonl"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer of a round. Its id, SLOT.NUMBER, is its own within the round."""
+
+    slot: int  # of its prompt in the round
+    number: int  # among the answers of its prompt
+    prompt: str
+    task: str
+    family: str
+    route: str
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]  # as the engine drew them
+    finish: str
+    text: str
+    reward: float
+    right: bool | None  # where a verifier judged
+    trouble: str = ""  # why it had no verdict
+    advantage: float | None = None  # None: its group teaches nothing
+    old: tuple[float, ...] = ()  # log-probabilities under the round's first weights, by the trainer; of what is learnt from
+    reference: tuple[float, ...] = ()  # under the start's
+    chosen: tuple[bool, ...] = ()  # tokens that KL-Cov holds back
+
+    @property
+    def id(self) -> str:
+        """`12.3`."""
+        return f"{self.slot}.{self.number}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A round: the sum of the weights that answered, how many rounds these were behind, and which answer next time."""
+
+    number: int
+    weights: str
+    behind: int
+    ahead: str  # the sum of the weights that answer the round after; empty where these are not decided yet
+    answers: tuple[Answered, ...]
+    watched: tuple[dict[str, Any], ...] = ()  # what the same held-out prompts are answered with
+    metrics: dict[str, float] = field(default_factory=dict)
+    moments: dict[str, list[float]] = field(default_factory=dict)  # of rewards, where a comparison keeps some
+
+
+def path_of(folder: Path, number: int) -> Path:
+    """Of a round's file below a stage's `folder`."""
+    return folder / ROUNDS / f"{number:05d}.jsonl.gz"
+
+
+def write_round(folder: Path, made: Made) -> None:
+    """Durably, and at once or not at all."""
+    path = path_of(folder, made.number)
+    path.parent.mkdir(exist_ok=True)
+    head = {"schema_version": SCHEMA_VERSION, **{k: v for k, v in asdict(made).items() if k != "answers"}}
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        for row in (head, *map(asdict, made.answers)):
+            file.write(json.dumps(row, ensure_ascii=False).encode(errors="surrogateescape") + b"\n")
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_round(folder: Path, number: int) -> Made | None:
+    """None where it is not made."""
+    path = path_of(folder, number)
+    if not path.is_file():
+        return None
+    with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape") as lines:
+        head = json.loads(next(lines))
+        rows = [json.loads(line) for line in lines]
+    del head["schema_version"]
+    tuples = ("tokens", "log_probs", "old", "reference", "chosen")
+    answers = tuple(Answered(**{**row, **{name: tuple(row[name]) for name in tuples}}) for row in rows)
+    return Made(**{**head, "watched": tuple(head["watched"]), "answers": answers})
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """What was told of each round, in their order."""
+    found: list[dict[str, float]] = []
+    while (path := path_of(folder, len(found))).is_file():
+        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape") as lines:
+            found.append(json.loads(next(lines))["metrics"])
+    return found
+
+
+def arrange(answers: Sequence[Answered], seed: int, number: int, steps: int) -> list[list[Answered | None]]:
+    """A round's answers step by step, each as long: first those that are learnt from, dealt evenly, then None for the others.
+
+    Which step an answer falls to follows from the seed, the round and its id. Raises ValueError where steps do not come out even.
+    """
+    if len(answers) % steps:
+        raise ValueError(f"{len(answers)} answers do not cut into {steps} steps")
+
+    def lot(answer: Answered) -> bytes:
+        return blake2b(f"{seed}:{number}:{answer.id}".encode(), digest_size=16).digest()
+
+    learnt = sorted((answer for answer in answers if answer.advantage is not None), key=lot)
+    size = len(answers) // steps
+    dealt: list[list[Answered | None]] = [list(learnt[step::steps]) for step in range(steps)]
+    return [some + [None] * (size - len(some)) for some in dealt]
+
+
+class Ledger:
+    """What was learnt from, step by step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def resume(self, step: int) -> None:
+        """Forget the steps behind `step`, which are done again. A kill may have cut the last line."""
+        rows = [row for row in read_ledger(self._path) if row["step"] <= step]
+        if [row["step"] for row in rows] != list(range(1, step + 1)):
+            raise StageError(f"{self._path} lacks steps up to {step}, where the checkpoint goes on; delete {self._path.parent}")
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        os.replace(partial, self._path)
+
+    def add(self, step: int, number: int, answers: Iterable[Answered], *, left_out: bool) -> None:
+        """A step of round `number` learnt from them, or was left out for its gradient."""
+        row = {"step": step, "round": number, "answers": [answer.id for answer in answers], "left_out": left_out}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def secure(self) -> None:
+        """Bring it to the disk: a checkpoint is never ahead of it."""
+        if self._path.is_file():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """All whole lines, or none."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def settle_accounts(ledger: Sequence[Mapping[str, Any]], rounds: Sequence[Made]) -> dict[str, int]:
+    """That each answer worth learning from was learnt from once, and how many there were. Raises StageError."""
+    learnt: dict[tuple[int, str], int] = {}
+    for row in ledger:
+        for answer in row["answers"]:
+            learnt[row["round"], answer] = learnt.get((row["round"], answer), 0) + 1
+    wanted = {(made.number, answer.id) for made in rounds for answer in made.answers if answer.advantage is not None}
+    twice = [key for key, count in learnt.items() if count > 1]
+    if twice or learnt.keys() != wanted:
+        raise StageError(
+            f"the ledger and the rounds differ: {len(twice)} answers learnt from twice, {len(wanted - learnt.keys())} lost, "
+            f"{len(learnt.keys() - wanted)} of no round; train this stage anew, and report it"
+        )
+    answers = sum(len(made.answers) for made in rounds)
+    left_out = sum(row["left_out"] for row in ledger)
+    return {"rounds": len(rounds), "answers": answers, "learnt_from": len(wanted), "steps_left_out": left_out}

@@ -1,0 +1,115 @@
+"""The engine that answers with the weights that learn: handed over whole with their checksum, round by round."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from athanor.artifacts.run import StageError, StageRun
+from athanor.recipe.schema.choices import RolloutEngine
+from athanor.rl.rollouts.handover import checksum
+from athanor.rl.rollouts.in_process import InProcessEngine
+from athanor.rl.rollouts.sampling import Engine, Prompt, Sample, Sampling
+from athanor.rl.rollouts.shards import Order, read_samples, roll_out
+from athanor.stages.asking import engine_of
+
+Weights = Mapping[str, torch.Tensor]
+Write = Callable[[Weights, Path], None]  # fills a folder that a server can serve
+PROMPTS_A_SHARD = 16  # what a rank that is killed has to answer again, at most
+HANDOVER = "handover"  # the folder of a server's weights, below the stage's
+
+
+class Answerer:
+    """Of one rank. Its engine is there once something is asked, and is kept over rounds."""
+
+    def __init__(self, stage: StageRun, start: Path, ends: Sequence[int], write: Write) -> None:
+        """`ends`: tokens that end an answer."""
+        self._stage, self._start, self._ends, self._write = stage, start, ends, write
+        self._in_process = stage.recipe.rollouts.engine is RolloutEngine.IN_PROCESS
+        self._engine: Engine | None = None
+        self._has = ""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every rank asks an engine of its own; else rank 0 asks the server."""
+        return self._in_process
+
+    def answer(
+        self, prompts: Sequence[Prompt], sampling: Sampling, folder: Path, weights: Callable[[], Weights], has: str
+    ) -> list[Sample]:
+        """The samples of `prompts` by the weights of the checksum `has`, in shards below `folder`; what is there is kept.
+
+        Raises StageError where the engine does not have these weights afterwards.
+        """
+        order = Order(has, sampling, PROMPTS_A_SHARD)
+        shards = roll_out(prompts, order, lambda: _Kept(self._with(weights, has)), folder, lambda _done, _of: None)
+        return list(read_samples(shards))
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+        shutil.rmtree(self._stage.folder / HANDOVER, ignore_errors=True)
+
+    def _with(self, weights: Callable[[], Weights], has: str) -> Engine:
+        if self._engine is None or self._has != has:
+            self._engine = self._loaded(weights(), has) if self._in_process else self._served(weights(), has)
+            self._has = has
+        return self._engine
+
+    def _loaded(self, weights: Weights, has: str) -> Engine:
+        engine = self._engine or InProcessEngine(self._start, self._ends)
+        assert isinstance(engine, InProcessEngine)
+        if (found := engine.load(weights)) != has:
+            raise StageError(f"weights {has} were handed over, and the rollout engine has {found}; memory may be faulty")
+        return engine
+
+    def _served(self, weights: Weights, has: str) -> Engine:
+        """A server on a folder of these weights: any server can be started again, few can be told to read others."""
+        if (found := checksum(weights)) != has:
+            raise StageError(f"weights {has} were to be handed over, and these are {found}; memory may be faulty")
+        if self._engine is not None:
+            self._engine.close()
+        folder = self._stage.folder / HANDOVER
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self._write(weights, folder)
+        return engine_of(self._stage, folder, self._ends)
+
+
+class _Kept:
+    """An engine that is not ended with the shards it was opened for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+        """As the engine's own."""
+        return self._engine.generate(prompts, sampling)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Ahead:
+    """One piece of work beside the training: its result, or what it raised, is there when it is asked for."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), name="ahead", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:  # it is raised where it is waited for
+            self._error = error
+
+    def wait(self) -> None:
+        """Until it is done. Raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,65 @@
+"""Online RL: answers are drawn from the weights as they are, rewarded, and learnt from, round by round."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from athanor.artifacts.run import Outcome, StageRun
+from athanor.data.chat import ChatEncoder
+from athanor.data.documents import read_rows
+from athanor.models.folder_files import MODEL_FOLDER
+from athanor.rl.online.browser import THROUGH_TRAINING_FILE, write_through_training
+from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE, Pooled
+from athanor.rl.online.rounds import LEDGER, Made, path_of, read_ledger, read_round, settle_accounts
+from athanor.stages.pretrain import failures_so_far
+from athanor.stages.rounds import Asked, OnlineRounds
+from athanor.training.deepspeed.language import write_model
+from athanor.training.deepspeed.loop import train
+from athanor.training.deepspeed.online import PolicyLoss, online_learning
+
+
+def run(stage: StageRun) -> Outcome:
+    """Train from the exported weights of the artifact `start`; instance `model`, or a control (`random`, `shuffled`).
+
+    Beside what every training leaves: `rounds/`, `ledger.jsonl`, and `through_training.html`, answers to the same prompts.
+    """
+    settings, start = stage.recipe.online, stage.input_named("start").folder / MODEL_FOLDER
+    pool = stage.input_named("pool").folder
+    encoder, loss = ChatEncoder(start), PolicyLoss(settings.objective)
+    prompts = {prompt.id: prompt for prompt in map(Pooled.of, read_rows(pool / POOL_FILE))}
+    watched = [Pooled.of(row) for row in read_rows(pool / WATCHED_FILE)]
+    asked = Asked(start, encoder, prompts, watched, partial(_write, start))
+    rounds = OnlineRounds(stage, settings, asked, loss)
+    try:
+        task = online_learning(settings, start, encoder.padding, rounds, rounds, loss)
+        outcome = train(stage, replace(task, failures=lambda: failures_so_far(stage)))
+    finally:
+        rounds.close()
+    return _outcome(stage, outcome, watched) if stage.rank == 0 else outcome
+
+
+def _write(start: Path, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    write_model(start, weights, folder)
+
+
+def _outcome(stage: StageRun, outcome: Outcome, watched: Sequence[Pooled]) -> Outcome:
+    """With every answer accounted for."""
+    made: list[Made] = []
+    while (found := read_round(stage.folder, len(made))) is not None:
+        made.append(found)
+    counters = settle_accounts(read_ledger(stage.folder / LEDGER), made)
+    looks = {f"round {one.number}": {row["prompt"]: row for row in one.watched} for one in made if one.watched}
+    title = f"{stage.recipe.name}: {stage.stage} of {stage.instance}, held-out prompts through training"
+    write_through_training(stage.folder / THROUGH_TRAINING_FILE, title, watched, looks)
+    stage.spool.artifact(stage.folder / THROUGH_TRAINING_FILE, THROUGH_TRAINING_FILE)
+    described = {"tokens": outcome.counters["tokens"], "pool": stage.input_named("pool").fingerprint, **counters}
+    step = int(outcome.counters["step"])
+    stage.spool.model(f"{stage.stage}-{stage.instance}", step, MODEL_FOLDER, described, source="huggingface")
+    files = [str(path_of(stage.folder, one.number).relative_to(stage.folder)) for one in made]
+    last = {name: value for name, value in made[-1].metrics.items() if name in ("pass_rate", "entropy", "answer_tokens")}
+    return Outcome(
+        (*outcome.files, LEDGER, THROUGH_TRAINING_FILE, *files), {**outcome.counters, **counters}, {**outcome.metrics, **last}
+    )
