@@ -96,6 +96,7 @@ def recipe(seed: int, quick: bool) -> dict[str, Any]:
         "validate_every_tokens": preference,
     }
     data["preference"] |= {"checkpoint": {"every_tokens": preference // 2}, **PREFERENCE}
+    data["online"] = {"prompts": 0}
     data["reward"] = {"prefixes": 0}  # without a milestone its roster would be too small
     return data
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -165,4 +166,10 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
         for file in files:
             one, other = (p.folder_of(artifact) / file for p in (project, tuned))
             assert one.read_bytes() == other.read_bytes(), (artifact, file)
+    told = re.findall(r"at most (\S+) nats from those at the save, over (\d+)", _logs(project, "online/model"))
+    assert told and all(float(jump) == 0 and int(tokens) > 0 for jump, tokens in told), "no jump across a resume"
     assert project.athanor("verify", "--deep").returncode == 0
+
+
+def _logs(project: Project, artifact: str) -> str:
+    return "".join(path.read_text() for path in sorted(project.folder_of(artifact).glob("attempts/*/rank-0.log")))

@@ -12,7 +12,7 @@ from rich.table import Table
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
 from athanor.campaign.report import REPORT
-from athanor.recipe.graph import FINE_TUNED, OFFLINE, PREFERENCE, SHUFFLED, STAGES, Artifact
+from athanor.recipe.graph import FINE_TUNED, OFFLINE, ONLINE, PREFERENCE, SHUFFLED, STAGES, Artifact
 from athanor.recipe.mixture_search import SEARCH
 
 TOGETHER = 4  # artifacts of one stage from which on they share a row
@@ -109,7 +109,7 @@ def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     if report.is_file():
         rows.insert(0, ("report", str(report)))
     ends = [artifact.instance for artifact in campaign.lifecycle.of("pretrain") if artifact.instance != SHUFFLED]
-    for label in (PREFERENCE, OFFLINE, FINE_TUNED, ends[-1]):  # the furthest model there is
+    for label in (ONLINE, PREFERENCE, OFFLINE, FINE_TUNED, ends[-1]):  # the furthest model there is
         if (name := f"export/{label}") in campaign.lifecycle and campaign.store.is_done(campaign.lifecycle[name]):
             rows.append(("model (transformers)", str(campaign.folder / "export" / label / "model")))
             break

@@ -1,6 +1,6 @@
 """Answers to right or wrong, whoever asked: by the answer on record, by a source's generator, or by a task of the registry.
 
-Verifiers of the registry run in the sandbox, one worker a process and file of generators.
+Verifiers of the registry run in the sandbox, one worker a process and module, or file of one's own generators.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from athanor.rewards.sandbox.box import Sandbox
-from athanor.rewards.sandbox.isolation import find_isolation
+from athanor.artifacts.run import StageError
+from athanor.recipe.loading import project_folder
 from athanor.rewards.verifiers import THOUGHTS, Judge
-from athanor.rl.tasks import bootcamp, gym
+from athanor.rl.tasks.generator import Generator, sandbox_of
+from athanor.rl.tasks.problems import Recorded, read_entry
 from athanor.rl.tasks.verifying import Verdict, Verifier
 
 
@@ -26,7 +27,7 @@ class Said:
 
 
 def generator_of(entry: Mapping[str, Any]) -> str:
-    """The generator that made a problem of the registry."""
+    """The name of the generator that made a problem of the registry."""
     return str(entry["generator"])
 
 
@@ -35,7 +36,7 @@ class Judges:
 
     def __init__(self) -> None:
         self._plain = Judge()
-        self._verifiers: dict[str, Verifier] = {}
+        self._verifiers: dict[str | Path, Verifier] = {}
 
     def __enter__(self) -> "Judges":
         return self
@@ -49,20 +50,21 @@ class Judges:
         return self._plain.broken + sum(sum(verifier.troubles.values()) for verifier in self._verifiers.values())
 
     def judge(self, answers: Sequence[Said]) -> list[Verdict]:
-        """A verdict for each."""
-        found: list[Verdict] = [Verdict(False)] * len(answers)
-        grouped: dict[tuple[str, str], list[int]] = {}
+        """A verdict for each. Raises StageError where one would run what a model wrote, and nothing shuts that off here."""
+        found, folder = [Verdict(False)] * len(answers), project_folder()
+        grouped: dict[Generator, list[tuple[int, Recorded]]] = {}
         for place, said in enumerate(answers):
-            if "problem" in said.entry:
-                grouped.setdefault((said.entry["module"], said.entry["generator"]), []).append(place)
-            else:
+            recorded = read_entry(said.entry, folder)
+            if recorded is None:
                 found[place] = Verdict(self._plain.is_right(said.text, said.expected, said.entry))
-        for (module, generator), places in sorted(grouped.items()):
+            else:
+                grouped.setdefault(recorded.generator, []).append((place, recorded))
+        for generator in sorted(grouped, key=lambda one: one.name):
+            places = [place for place, _ in grouped[generator]]
             texts = [THOUGHTS.sub(" ", answers[place].text).strip() for place in places]
-            entries = [answers[place].entry["problem"] for place in places]
-            for place, verdict in zip(
-                places, self._verifier(module, generator).judge(module, generator, texts, entries), strict=True
-            ):
+            problems = [recorded.problem for _, recorded in grouped[generator]]
+            verdicts = self._verifier(generator).judge(generator.module, generator.address, texts, problems)
+            for place, verdict in zip(places, verdicts, strict=True):
                 found[place] = verdict
         return found
 
@@ -71,11 +73,14 @@ class Judges:
         for verifier in self._verifiers.values():
             verifier.sandbox.close()
 
-    def _verifier(self, module: str, generator: str) -> Verifier:
-        """Of the worker that has the module; a file of one's own generators has one of its own, which sees the file."""
-        path = generator.rpartition(":")[0] if module == bootcamp.__name__ else ""
-        if (known := path or module) not in self._verifiers:
-            modules = [module, "reasoning_gym"] if module == gym.__name__ else [module]
-            isolation = find_isolation(Path(path)) if path else find_isolation()
-            self._verifiers[known] = Verifier(Sandbox(modules, isolation))
-        return self._verifiers[known]
+    def _verifier(self, generator: Generator) -> Verifier:
+        known = generator.file or generator.module
+        if known not in self._verifiers:
+            self._verifiers[known] = Verifier(sandbox_of([generator]))
+        verifier = self._verifiers[known]
+        if generator.needs_walls and not verifier.sandbox.isolation.complete:
+            raise StageError(
+                f"{generator.name}: {generator.needs_walls}, and this node has no sandbox ({verifier.sandbox.isolation.why}); "
+                "run this stage where athanor doctor finds one, or leave the generator out of online.problems.generators"
+            )
+        return verifier

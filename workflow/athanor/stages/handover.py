@@ -37,14 +37,20 @@ class Answerer:
         return self._in_process
 
     def answer(
-        self, prompts: Sequence[Prompt], sampling: Sampling, folder: Path, weights: Callable[[], Weights], has: str
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        folder: Path,
+        weights: Callable[[], Weights],
+        has: str,
+        on_shard: Callable[[], None] = lambda: None,
     ) -> list[Sample]:
         """The samples of `prompts` by the weights of the checksum `has`, in shards below `folder`; what is there is kept.
 
         Raises StageError where the engine does not have these weights afterwards.
         """
         order = Order(has, sampling, PROMPTS_A_SHARD)
-        shards = roll_out(prompts, order, lambda: _Kept(self._with(weights, has)), folder, lambda _done, _of: None)
+        shards = roll_out(prompts, order, lambda: _Kept(self._with(weights, has)), folder, lambda _done, _of: on_shard())
         return list(read_samples(shards))
 
     def close(self) -> None:

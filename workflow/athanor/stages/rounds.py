@@ -4,6 +4,7 @@ All ranks ask, judge and reward a part of a round each and know all of it afterw
 the pool and the recipe, so a round that was cut off is finished, and one that is on the disk is not made again.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from athanor.artifacts.files import write_json
 from athanor.artifacts.run import StageError, StageRun
 from athanor.data.chat import ChatEncoder
 from athanor.data.permutation import permute, stream_key
@@ -22,13 +24,16 @@ from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema.online import Online
 from athanor.rl.online.lessons import Lessons
 from athanor.rl.online.prompts import Curriculum, Pooled
-from athanor.rl.online.rounds import LEDGER, ROUNDS, Answered, Ledger, Made, arrange, read_round, write_round
+from athanor.rl.online.rounds import LEDGER, ROUNDS, Answered, Ledger, Made, arrange, read_ledger, read_round, write_round
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.sampling import Prompt, Sampling
 from athanor.stages.handover import Ahead, Answerer, Weights
 from athanor.stages.rewarding import Rewarder
 from athanor.training import policy
 from athanor.training.deepspeed.online import Drawn, Learnable, PolicyLoss, answer_log_probs, chosen_by_covariance, reference_of
+
+LOOKED_AT = "log_probs.json"  # at the last save; no part of the result
+LOOKS = 16  # answers
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class OnlineRounds:
         self._ahead: Ahead | None = None
         self._read: tuple[int, list[list[Answered | None]]] | None = None  # the round that is learnt from, step by step
         self._told: dict[str, float] = {}
+        self._ids: dict[str, tuple[int, ...]] = {}
 
     # What the trainer reads.
 
@@ -102,7 +108,10 @@ class OnlineRounds:
         return Drawn(self._prompt(self._asked.pool[answer.prompt]), answer.tokens, answer.log_probs)
 
     def _prompt(self, prompt: Pooled) -> tuple[int, ...]:
-        return self._asked.encoder.prompt(prompt.messages, prompt.tools)
+        """Its ids, which are looked up for every answer of every step."""
+        if prompt.id not in self._ids:
+            self._ids[prompt.id] = self._asked.encoder.prompt(prompt.messages, prompt.tools)
+        return self._ids[prompt.id]
 
     # What the loop calls.
 
@@ -129,17 +138,39 @@ class OnlineRounds:
             learnt = [found for sample in samples if (found := self._at(sample)) is not None]
             self._ledger.add(step, samples.start // self.samples, learnt, left_out=left_out)
 
-    def settle(self, step: int) -> None:
-        """As `Rounds`."""
+    def settle(self, step: int, module: torch.nn.Module) -> None:
+        """As `Rounds`. What these weights say of some answers is kept beside the save."""
         self._wait()
         dist.barrier()
         if dist.get_rank() == 0:
             self._ledger.secure()
+            write_json(self._stage.folder / LOOKED_AT, {"step": step, "log_probs": self._look(step, module)})
 
-    def resume(self, step: int) -> None:
-        """As `Rounds`."""
-        if dist.get_rank() == 0:
-            self._ledger.resume(step)
+    def resume(self, step: int, module: torch.nn.Module) -> None:
+        """As `Rounds`. What the weights say of the same answers now is told beside what they said when they were saved."""
+        if dist.get_rank():
+            return
+        self._ledger.resume(step)
+        path = self._stage.folder / LOOKED_AT
+        saved: dict[str, Any] = json.loads(path.read_text()) if step and path.is_file() else {"step": -1}
+        if saved["step"] != step:  # it goes on from an older save
+            return
+        now = self._look(step, module)
+        jump = max((abs(a - b) for a, b in zip(saved["log_probs"], now, strict=True)), default=0.0)
+        print(f"log-probabilities are at most {jump:.1e} nats from those at the save, over {len(now)} tokens", flush=True)
+        self._stage.spool.metrics(step, {"resume_log_prob_jump": jump})
+
+    def _look(self, step: int, module: torch.nn.Module) -> list[float]:
+        """The log-probabilities of some answers that were learnt from last."""
+        rows = read_ledger(self._stage.folder / LEDGER)
+        learnt = next((row for row in reversed(rows) if row["step"] <= step and row["answers"]), None)
+        made = read_round(self._stage.folder, learnt["round"]) if learnt else None
+        if made is None or learnt is None:
+            return []
+        wanted = set(learnt["answers"][:LOOKS])
+        some = [self._drawn(answer) for answer in made.answers if answer.id in wanted]
+        found = answer_log_probs(module, some, self._asked.encoder.padding, self._settings.parallel.micro_batch_size)
+        return [said for row in found for said in row]
 
     def metrics(self) -> dict[str, float]:
         """As `Rounds`."""
@@ -167,7 +198,8 @@ class OnlineRounds:
         before = read_round(self._stage.folder, number - 1) if number else None
         stale = before is not None and bool(before.ahead)
         has = before.ahead if before is not None and stale else now
-        own, watched = self._answers(number, weights if has == now else self._gone(number, has), has)
+        known = weights if has == now else self._gone(number, has)
+        own, watched = self._answers(number, known, has, lambda: self._beat(number))
         answered = time.perf_counter()
         prompts = dict(enumerate(self._curriculum.round(number, settings.prompts)))
         rewarded = self._everyones(self._rewarder.reward(own, prompts))
@@ -184,7 +216,9 @@ class OnlineRounds:
         metrics = {**lessons.metrics, "staleness": float(stale)}
         return Made(number, has, int(stale), ahead, tuple(answers), tuple(watched), metrics, lessons.moments)
 
-    def _answers(self, number: int, weights: Callable[[], Weights], has: str) -> tuple[list[Answered], list[dict[str, Any]]]:
+    def _answers(
+        self, number: int, weights: Callable[[], Weights], has: str, on_shard: Callable[[], None] = lambda: None
+    ) -> tuple[list[Answered], list[dict[str, Any]]]:
         """This rank's part of a round's answers, by the weights of the checksum `has`, and what it was to watch."""
         rank, ranks = dist.get_rank(), dist.get_world_size()
         if not self._answerer.is_shared:
@@ -194,7 +228,8 @@ class OnlineRounds:
         slots = range(rank, settings.prompts, ranks) if ranks else range(0)
         prompts = [Prompt(f"{number}:{slot}:{asked[slot].id}", self._prompt(asked[slot])) for slot in slots]
         sampling = Sampling(settings.samples, max_new_tokens=settings.max_new_tokens, seed=self._stage.recipe.seed)
-        samples = self._answerer.answer(prompts, sampling, folder / f"{rank}-of-{ranks}", weights, has) if prompts else []
+        shards = folder / f"{rank}-of-{ranks}"
+        samples = self._answerer.answer(prompts, sampling, shards, weights, has, on_shard) if prompts else []
         found = []
         for sample in samples:
             slot = int(sample.prompt.split(":")[1])
@@ -254,6 +289,11 @@ class OnlineRounds:
             )
 
         return weights
+
+    def _beat(self, number: int) -> None:
+        """No token is learnt while a round is answered, and yet it goes on."""
+        tokens = self.samples * self._settings.sequence_length
+        self._stage.progress(number * tokens, self._settings.token_budget, "tokens")
 
     def _folder(self, number: int, has: str) -> Path:
         return self._stage.folder / ROUNDS / f"{number:05d}-{has}"

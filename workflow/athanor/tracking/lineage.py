@@ -9,7 +9,7 @@ from athanor.tracking.records import Start, Upstream
 
 CARRIES_TEXT = frozenset({"fetch", "tokenize", "conversations", "pack", "pairs"})  # their datasets are what the next stage reads
 # Their models are what the next stage starts from.
-CARRIES_WEIGHTS = frozenset({"initialize", "pretrain", "sft", "offline", "preference", "export", "average"})
+CARRIES_WEIGHTS = frozenset({"initialize", "pretrain", "sft", "offline", "preference", "online", "export", "average"})
 MAX_DATASETS, MAX_MODELS = 100, 100  # shown on one page
 SCORED_INPUT = "model"  # the input whose page shows the scores of a stage that makes no weights
 

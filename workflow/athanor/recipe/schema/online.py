@@ -62,7 +62,7 @@ class Online(Training):
     routes: dict[str, Route] = key(
         {}, "who rewards answers to a task of the mixture: verifier (unless said otherwise) | reward_model | rules"
     )
-    prompts: int = key(64, "prompts of a round", low=1)
+    prompts: int = key(64, "prompts of a round; 0: no online RL", low=0)
     samples: int = key(8, "answers a prompt: its group", low=2)
     pool: int = key(1000, "prompts of each task of the mixture, at most; 0 for all", low=0)
     max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)

@@ -127,4 +127,4 @@ class Recipe:
     @property
     def learns_online(self) -> bool:
         """Whether there is online RL."""
-        return bool(self.online.mixture)
+        return bool(self.online.mixture and self.online.prompts)

@@ -46,17 +46,20 @@ class InProcessEngine:
             waiting = waiting[count:]
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> str:
-        """Answer with other weights, whole and by the names of the folder's, from now on. Returns the sum of what it has then.
+        """Answer with other weights, whole and by the names of the folder's, from now on. Returns the sum of what it was given.
 
-        Raises ValueError where they are not the folder's.
+        It has them in its own type. Raises ValueError where they are not the folder's, or it does not have them afterwards.
         """
         found = dict(self._model.named_parameters())
         if odd := found.keys() ^ weights.keys():
             raise ValueError(f"these weights are of another model: {', '.join(sorted(odd)[:5])}")
         with torch.no_grad():
             for name, weight in found.items():
-                weight.copy_(weights[name])
-        return checksum(found)
+                given = weights[name].to(weight.device, weight.dtype)
+                weight.copy_(given)
+                if not torch.equal(weight, given):
+                    raise ValueError(f"{name} is not what was given: memory of {weight.device} is faulty, or it is no number")
+        return checksum(weights)
 
     def close(self) -> None:
         """Forget the model."""

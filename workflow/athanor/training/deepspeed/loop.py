@@ -9,7 +9,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +103,8 @@ class ModuleRun:
             )
         self.position, self.saved = self._resume()
         if task.rounds is not None:
-            task.rounds.resume(self.position.step)
+            with self._looking():
+                task.rounds.resume(self.position.step, self.engine.module)
         self.norms = Norms(
             task.drop_norms, [p.grad_norm for p in read_curve(stage.folder / CURVE) if p.step <= self.position.step]
         )
@@ -226,12 +228,17 @@ class ModuleRun:
         rounds = self.task.rounds
         if rounds is None or position.samples % rounds.samples:
             return
-        with self.learner.clock.part(Part.DATA):
-            self.engine.evaluating(on=True)
-            try:
-                rounds.begin(position.samples // rounds.samples, self.engine.weights, self.engine.module)
-            finally:
-                self.engine.evaluating(on=False)
+        with self.learner.clock.part(Part.DATA), self._looking():
+            rounds.begin(position.samples // rounds.samples, self.engine.weights, self.engine.module)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Passes are not for training."""
+        self.engine.evaluating(on=True)
+        try:
+            yield
+        finally:
+            self.engine.evaluating(on=False)
 
     def _gradients(self, batches: list[Batch], weight: float) -> torch.Tensor:
         """Of the mean loss of the whole step. Returns losses and weights of this rank's samples [samples, 2], float64.
@@ -278,7 +285,8 @@ class ModuleRun:
     def save(self) -> None:
         """A checkpoint of the position, written while training stands still."""
         if self.task.rounds is not None:
-            self.task.rounds.settle(self.position.step)
+            with self._looking():
+                self.task.rounds.settle(self.position.step, self.engine.module)
         began = self.interval.begin()
         if self.curve is not None:
             self.curve.secure()

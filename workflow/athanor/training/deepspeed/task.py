@@ -60,12 +60,12 @@ class Rounds(Protocol):
         """A step has learnt from them, or was left out for its gradient."""
         ...
 
-    def settle(self, step: int) -> None:
+    def settle(self, step: int, module: torch.nn.Module) -> None:
         """Before a save: whatever a later round needs of these weights is made, and what was learnt is on the disk."""
         ...
 
-    def resume(self, step: int) -> None:
-        """Training goes on behind `step`: what was learnt later is forgotten."""
+    def resume(self, step: int, module: torch.nn.Module) -> None:
+        """Training goes on behind `step` with what was saved there: what was learnt later is forgotten."""
         ...
 
     def metrics(self) -> dict[str, float]:
