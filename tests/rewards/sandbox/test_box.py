@@ -53,8 +53,9 @@ def test_function_is_called_and_its_value_comes_back(isolation: Isolation) -> No
     ],
 )
 def test_call_that_gives_no_value_says_how_it_ended(isolation: Isolation, attack: str, outcome: str) -> None:
+    seconds = 1.0 if outcome == "out of time" else 20.0  # which a busy machine does not need
     with Sandbox((), isolation) as box:
-        found = expression(box, attack.replace("while_true()", "[0 for _ in iter(int, 1)]"), seconds=1.0)
+        found = expression(box, attack.replace("while_true()", "[0 for _ in iter(int, 1)]"), seconds=seconds)
         assert outcome in found.error + found.ended and not found.came
         assert expression(box, "6 * 7") == Outcome(42)
 
@@ -109,8 +110,10 @@ def test_fork_bomb_and_daemons_end_with_the_call(box: Sandbox) -> None:
     daemon = "__import__('os').fork() or __import__('time').sleep(60)"
     assert expression(box, f"({daemon}) and 1", seconds=2.0).value == 1
     assert time.monotonic() - before < 30
-    # Left: bubblewrap's init, the worker, and the call that looks.
-    assert len([name for name in expression(box, "__import__('os').listdir('/proc')").value if name.isdigit()]) <= 3
+    # Left: bubblewrap's init, the worker, and the call that looks; a busy machine takes a moment to bury the others.
+    deadline = time.monotonic() + 20
+    while (left := sum(map(str.isdigit, expression(box, "__import__('os').listdir('/proc')").value))) > 3:
+        assert time.monotonic() < deadline, f"{left} processes are left"
 
 
 @needs_walls

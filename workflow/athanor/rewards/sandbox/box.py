@@ -88,7 +88,9 @@ class Sandbox:
         inside = [sys.executable, "-P", worker.__file__, str(int(self.isolation.complete)), *self.modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         # Of the environment nothing goes inside, where it might be read from bubblewrap's own memory.
-        outside = {"PATH": os.environ.get("PATH", os.defpath)} if self.isolation.complete else None
+        # Without walls it does; generators that go by hashes make the same problems in every worker either way.
+        walled = {"PATH": os.environ.get("PATH", os.defpath)}
+        outside = walled if self.isolation.complete else {**os.environ, "PYTHONHASHSEED": "0"}
         process = subprocess.Popen(self.isolation.before(inside), env=outside, **pipes)  # type: ignore[call-overload]
         self._process, self._unread, self.started = process, b"", self.started + 1
         os.set_blocking(process.stdin.fileno(), False)
