@@ -64,7 +64,7 @@ ONLINE = {
     "pool": 48,
     "probes": 4,
     "filter": {"drop_up_to": 0.0},
-    "rule_weights": {"brevity": 1.0},  # which answers differ in, in every round
+    "rule_weights": {"brevity": 1.0},
     "prompts": 8,
     "samples": 4,
     "max_new_tokens": 8,
