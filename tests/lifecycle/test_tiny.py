@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from athanor.rl.online.rounds import read_round
 from tests.lifecycle.project import CHECKOUT, SITE, Project
 
 pytestmark = pytest.mark.slow
@@ -85,3 +86,13 @@ def test_report_has_the_figures(tiny: Project) -> None:
     assert done.returncode == 0, done.stderr
     page = Path(done.stdout.strip()).read_text()
     assert all(figure in page for figure in ("loss.svg", "validation.svg", "scores.svg"))
+
+
+def test_online_rl_learns_from_verifiers_and_from_the_reward_model(tiny: Project) -> None:
+    made = [read_round(tiny.folder_of("online/model"), number) for number in range(4)]
+    learnt = [answer for one in made if one is not None for answer in one.answers if answer.advantage is not None]
+    assert {answer.route for answer in learnt} == {"verifier", "reward_model"}
+    assert all(answer.right is None for answer in learnt if answer.route == "reward_model")
+    assert all(answer.reward == float(bool(answer.right)) for answer in learnt if answer.route == "verifier")
+    [online] = results(tiny)["online"]
+    assert online["model"] == "model" and len(online["entropy"]) == 4 and min(online["entropy"]) > 0
