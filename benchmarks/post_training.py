@@ -45,7 +45,16 @@ PREFERENCE = {"lr": 3e-5, "min_lr": 3e-6, "nll_weight": 1.0}  # the best of six 
 
 def main() -> int:
     """Run the campaigns, print the table and the aims; exit 1 where one is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return over_seeds(__doc__ or "", lambda folder, seed, quick: campaign(folder, seed, quick, recipe)[0], tell)
+
+
+def over_seeds(
+    said: str,
+    measured: Callable[[Path, int, bool], dict[str, Any]],
+    tell: Callable[[dict[int, dict[str, Any]]], list[str]],
+) -> int:
+    """By the command line: what is `measured` of each seed, told and kept; 1 where `tell` names aims that were missed."""
+    parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--quick", action="store_true", help="one seed, a quarter of the tokens: whether it runs, not what it is worth"
     )
@@ -58,9 +67,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {
-            seed: campaign(folder, seed, arguments.quick, recipe)[0] for seed in range(arguments.seed, arguments.seed + count)
-        }
+        found = {seed: measured(folder, seed, arguments.quick) for seed in range(arguments.seed, arguments.seed + count)}
     missed = tell(found)
     if arguments.json:
         machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}

@@ -12,13 +12,9 @@ with the drawn answers, what was right now and then is said more often, and litt
     python benchmarks/rl.py [--quick] [--json FILE] [--seed N] [--seeds N] [--folder FOLDER]
 """
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,23 +31,7 @@ ONLINE = {"lr": 3e-4, "min_lr": 3e-5}
 
 def main() -> int:
     """Run the campaigns, print the tables and the aims; exit 1 where one is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, a quarter of everything: whether it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--seed", type=int, default=0, help="the first")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="kept, and gone on with: a store with what earlier calls made")
-    arguments = parser.parse_args()
-    count = 1 if arguments.quick else arguments.seeds
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.folder or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {seed: measured(folder, seed, arguments.quick) for seed in range(arguments.seed, arguments.seed + count)}
-    missed = tell(found)
-    if arguments.json:
-        machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-        arguments.json.write_text(json.dumps({"machine": machine, "quick": arguments.quick, "seeds": found}, indent=1))
-    return int(bool(missed))
+    return post_training.over_seeds(__doc__ or "", measured, tell)
 
 
 def recipe(seed: int, quick: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from athanor.recipe.schema.post_training import PassRateFilter, ScoreWeights
 from athanor.rewards.scores import Rules, Scores
 from athanor.rl.preferences import is_exchanged, measured_of, pair_answers
-from athanor.rl.selection import Candidate, best, drawn, keep
+from athanor.rl.selection import Candidate, answerable, best, drawn, keep
 
 RIGHT, WRONG, UNSAFE = Scores(1.0, 1.0, 1.0), Scores(0.0, 1.0, 1.0), Scores(1.0, 1.0, 0.0)
 
@@ -28,27 +28,27 @@ def rates(right: Mapping[str, int], samples: int = 8) -> dict[str, float]:
 
 def test_questions_neither_too_easy_nor_too_hard_are_kept() -> None:
     right = {"never": 0, "hardly": 2, "often": 5, "always": 8}
-    kept = keep(rates(right), answers(right), PassRateFilter(floor=0.0))
+    kept = keep(rates(right), answerable(answers(right)), PassRateFilter(floor=0.0))
     assert kept.prompts == ("often",)
     assert (kept.unanswered, kept.hard, kept.easy, kept.floor) == (1, 1, 1, 0)
 
 
 def test_weak_family_keeps_its_floor_of_the_least_hard() -> None:
     right = {f"q{i}": 1 for i in range(6)} | {"q6": 2, "q7": 2}
-    kept = keep(rates(right), answers(right), PassRateFilter(floor=0.5))
+    kept = keep(rates(right), answerable(answers(right)), PassRateFilter(floor=0.5))
     assert len(kept.prompts) == 4 and {"q6", "q7"} <= set(kept.prompts)
     assert kept.floor == 4 and kept.hard == 4
 
 
 def test_pass_rate_of_all_models_decides_but_the_learner_must_have_answered() -> None:
     right = {"mine": 4, "others": 0}
-    kept = keep({"mine": 0.5, "others": 0.5}, answers(right), PassRateFilter())
+    kept = keep({"mine": 0.5, "others": 0.5}, answerable(answers(right)), PassRateFilter())
     assert kept.prompts == ("mine",) and kept.unanswered == 1
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 8), min_size=1, max_size=30), st.floats(0, 1))
 def test_every_question_is_kept_or_counted_once(right: dict[str, int], floor: float) -> None:
-    kept = keep(rates(right), answers(right), PassRateFilter(floor=floor))
+    kept = keep(rates(right), answerable(answers(right)), PassRateFilter(floor=floor))
     assert len(kept.prompts) + kept.unanswered + kept.easy + kept.hard == len(right)
     assert all(0 < right[prompt] < 8 for prompt in kept.prompts)
     assert list(kept.prompts) == [prompt for prompt in right if prompt in set(kept.prompts)], "in the order they were asked"

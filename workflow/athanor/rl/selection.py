@@ -5,7 +5,7 @@ Applied to all questions alike that starves the families that are still weak, wh
 applied family by family, and a family keeps at least a floor of the questions that the model answered right at all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -38,7 +38,7 @@ class Kept:
     """The questions of one family that are learnt from, and why the others are not."""
 
     prompts: tuple[str, ...]
-    unanswered: int  # nothing learnable among the policy's answers
+    unanswered: int  # nothing among the answers could be learnt
     easy: int
     hard: int
     floor: int  # kept although hard
@@ -54,9 +54,17 @@ class Kept:
         }
 
 
-def keep(pass_rates: Mapping[str, float], candidates: Mapping[str, Sequence[Candidate]], rule: PassRateFilter) -> Kept:
-    """The questions to learn from, in the order of `pass_rates`, each a mean over all models' samples."""
-    answered = [prompt for prompt in pass_rates if any(candidate.is_learnable for candidate in candidates[prompt])]
+def answerable(candidates: Mapping[str, Sequence[Candidate]]) -> set[str]:
+    """The questions that were given an answer which can be learnt."""
+    return {prompt for prompt, some in candidates.items() if any(candidate.is_learnable for candidate in some)}
+
+
+def keep(pass_rates: Mapping[str, float], learnable: Collection[str], rule: PassRateFilter) -> Kept:
+    """The questions to learn from, in the order of `pass_rates`, each a mean over all models' samples.
+
+    `learnable` are those that have an answer which can be learnt.
+    """
+    answered = [prompt for prompt in pass_rates if prompt in learnable]
     easy = [prompt for prompt in answered if pass_rates[prompt] >= rule.drop_from]
     hard = [prompt for prompt in answered if pass_rates[prompt] <= rule.drop_up_to and prompt not in set(easy)]
     kept = set(answered) - set(easy) - set(hard)

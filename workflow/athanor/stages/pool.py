@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,12 +23,11 @@ from athanor.evaluation.suites import SUITES_FOLDER
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.recipe.graph import PROBLEMS
 from athanor.recipe.schema.choices import Route
-from athanor.recipe.schema.post_training import PassRateFilter
 from athanor.rl.judging import generator_of
 from athanor.rl.online.contamination import Suites
+from athanor.rl.online.families import Family
 from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE, Pooled
 from athanor.rl.rollouts.sampling import Sampling
-from athanor.rl.selection import lot
 from athanor.stages.asking import Asked, Question
 
 FAMILIES_FILE = "families.json"
@@ -36,76 +35,56 @@ FAMILIES_FILE = "families.json"
 
 def run(stage: StageRun) -> Outcome:
     """`pool.jsonl.gz`, `watched.jsonl.gz` (held-out prompts whose answers are kept through training) and `families.json`."""
-    online, mixture = stage.recipe.online, stage.recipe.online.mixture
-    suites = Suites(_asked_by_suites(stage), online.ngram)
-    found = {task: list(_prompts(stage, task, TRAINING_FILE, online.pool)) for task in mixture}
-    clean = [prompt for prompts in found.values() for prompt in prompts if not suites.share(prompt.question)]
-    fitting = _fitting(stage, clean)
-    rates, counters = _pass_rates(stage, [prompt for prompt in fitting if prompt.route is Route.VERIFIER])
-    families = {name: _Family(Counter()) for name in sorted({(p.task, p.family) for some in found.values() for p in some})}
-    for prompts in found.values():
-        for prompt in prompts:
-            families[prompt.task, prompt.family].counts["prompts"] += 1
-    for prompt in clean:
-        families[prompt.task, prompt.family].counts["clean"] += 1
-    for prompt in fitting:
-        family = families[prompt.task, prompt.family]
-        family.fitting.append(prompt if prompt.id not in rates else replace(prompt, pass_rate=rates[prompt.id]))
-    kept = [prompt for family in families.values() for prompt in family.kept(online.filter)]
+    rule = stage.recipe.online.filter
+    families, counters = _families(stage)
+    kept = [prompt for family in families.values() for prompt in family.kept(rule)]
+    counted = {name: family.counters(rule) for name, family in families.items()}
     if not kept:
-        told = "; ".join(f"{family}: {dict(found.counts)}" for (_, family), found in families.items())
+        told = "; ".join(f"{family}: {counts}" for (_, family), counts in counted.items())
         raise StageError(
             f"no prompt is left to learn from online ({told}); fine-tune longer, lower online.filter.drop_up_to, raise "
             "online.pool or online.filter.floor, or add tasks to online.mixture"
         )
-    with JsonlWriter(stage.folder / POOL_FILE) as writer:
-        for prompt in kept:
-            writer.write(prompt.row())
-    with JsonlWriter(stage.folder / WATCHED_FILE) as writer:
-        for prompt in _watched(stage):
-            writer.write(prompt.row())
-    rows = [{"task": task, "family": name, **family.told()} for (task, name), family in families.items()]
+    for name, prompts in ((POOL_FILE, kept), (WATCHED_FILE, _watched(stage))):
+        with JsonlWriter(stage.folder / name) as writer:
+            for prompt in prompts:
+                writer.write(prompt.row())
+    rows = [{"task": task, "family": name, **counted[task, name], **_rate(family)} for (task, name), family in families.items()]
     write_json(stage.folder / FAMILIES_FILE, rows)
-    total = Counter[str]()
-    for family in families.values():
-        total.update(family.counts)
-    left_out = [name for (_, name), family in families.items() if not family.counts["kept"]]
+    left_out = [name for (_, name), counts in counted.items() if not counts["kept"]]
     if left_out:
         print(f"nothing to learn from: {', '.join(left_out)}", flush=True)
+    total = {name: sum(counts[name] for counts in counted.values()) for name in next(iter(counted.values()))}
     learnt_from = {**counters, **total, "families": len(families) - len(left_out)}
     stage.spool.dataset("prompts", stage.fingerprint, "pool", "online", learnt_from)
     return Outcome((POOL_FILE, WATCHED_FILE, FAMILIES_FILE), learnt_from, {"kept": len(kept) / total["prompts"]})
 
 
-@dataclass
-class _Family:
-    """The prompts of one task, or of one generator of the registry, and what became of them."""
+def _families(stage: StageRun) -> tuple[dict[tuple[str, str], Family], dict[str, int]]:
+    """All prompts by task and family, with what the start makes of them; and what it was asked for that."""
+    online = stage.recipe.online
+    suites, fits = Suites(_asked_by_suites(stage), online.ngram), _fits(stage)
+    found: dict[tuple[str, str], Family] = {}
+    for task in online.mixture:
+        for prompt in _prompts(stage, task, TRAINING_FILE, online.pool):
+            family = found.setdefault((prompt.task, prompt.family), Family())
+            family.prompts += 1
+            if suites.share(prompt.question):
+                family.contaminated += 1
+            elif not fits(prompt):
+                family.too_long += 1
+            else:
+                family.fitting.append(prompt)
+    judged = [prompt for family in found.values() for prompt in family.fitting if prompt.route is Route.VERIFIER]
+    rates, counters = _pass_rates(stage, judged)
+    for family in found.values():
+        family.fitting = [replace(prompt, pass_rate=rates.get(prompt.id)) for prompt in family.fitting]
+    return dict(sorted(found.items())), counters
 
-    counts: Counter[str]
-    fitting: list[Pooled] = field(default_factory=list)
 
-    def kept(self, rule: PassRateFilter) -> list[Pooled]:
-        """Those that are learnt from. Of the ones ever answered right a share is kept in any case, the least hard first."""
-        rated = {prompt.id: prompt.pass_rate for prompt in self.fitting if prompt.pass_rate is not None}
-        ever = {name: rate for name, rate in rated.items() if rate}
-        easy = {name for name, rate in ever.items() if rate >= rule.drop_from}
-        hard = sorted(
-            {name for name, rate in ever.items() if rate <= rule.drop_up_to} - easy, key=lambda n: (-ever[n], lot(n, 0))
-        )
-        missing = max(0, round(rule.floor * len(ever)) - (len(ever) - len(easy) - len(hard)))
-        gone = easy | set(hard[missing:]) | (rated.keys() - ever.keys())
-        kept = [prompt for prompt in self.fitting if prompt.id not in gone]
-        spared = min(missing, len(hard))
-        clean = self.counts.pop("clean", 0)
-        numbers = {"contaminated": self.counts["prompts"] - clean, "too_long": clean - len(self.fitting)}
-        numbers |= {"unanswered": len(rated) - len(ever)}
-        self.counts.update(numbers | {"easy": len(easy), "hard": len(hard) - spared, "spared": spared, "kept": len(kept)})
-        return kept
-
-    def told(self) -> dict[str, float | int]:
-        """The counts, and how often the start is right."""
-        rates = [prompt.pass_rate for prompt in self.fitting if prompt.pass_rate is not None]
-        return {**self.counts, **({"pass_rate": sum(rates) / len(rates)} if rates else {})}
+def _rate(family: Family) -> dict[str, float]:
+    rates = family.pass_rates
+    return {"pass_rate": sum(rates.values()) / len(rates)} if rates else {}
 
 
 def _prompts(stage: StageRun, task: str, file: str, most: int) -> Iterator[Pooled]:
@@ -121,11 +100,11 @@ def _pooled(task: str, route: Route, conversation: Conversation) -> Pooled:
     return Pooled(name, task, family, route, messages, tools, answer_of(conversation), entry)
 
 
-def _fitting(stage: StageRun, prompts: Sequence[Pooled]) -> list[Pooled]:
-    """Those that leave room for an answer."""
+def _fits(stage: StageRun) -> Callable[[Pooled], bool]:
+    """Whether a prompt leaves room for an answer."""
     online, encoder = stage.recipe.online, ChatEncoder(stage.input_named("model").folder / MODEL_FOLDER)
     room = min(online.sequence_length, stage.recipe.model.max_sequence_length) - online.max_new_tokens
-    return [prompt for prompt in prompts if len(encoder.prompt(prompt.messages, prompt.tools)) <= room]
+    return lambda prompt: len(encoder.prompt(prompt.messages, prompt.tools)) <= room
 
 
 def _watched(stage: StageRun) -> list[Pooled]:
@@ -137,7 +116,7 @@ def _watched(stage: StageRun) -> list[Pooled]:
         if (prompt := next(turn, None)) is not None:
             found.append(prompt)
             tasks.append(turn)
-    return _fitting(stage, found)
+    return list(filter(_fits(stage), found))
 
 
 def _pass_rates(stage: StageRun, prompts: Sequence[Pooled]) -> tuple[Mapping[str, float], dict[str, int]]:

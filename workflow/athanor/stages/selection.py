@@ -14,7 +14,7 @@ from athanor.recipe.graph import FINE_TUNED
 from athanor.recipe.schema.choices import Responses
 from athanor.recipe.schema.post_training import ScoreWeights
 from athanor.rewards.scores import REWARDS_FILE, Scores, read_rewards
-from athanor.rl.selection import SELECTION_FILE, Candidate, best, drawn, keep
+from athanor.rl.selection import SELECTION_FILE, Candidate, answerable, best, drawn, keep
 from athanor.stages.rollouts import SCORED_FILE
 
 THOUGHT = re.compile(r"<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
@@ -32,7 +32,7 @@ def run(stage: StageRun) -> Outcome:
     for prompt in mine:
         right = [candidate.scores.accuracy for answers in answers_of.values() for candidate in answers[prompt]]
         rates[prompt] = sum(right) / len(right)
-    kept = keep(rates, mine, settings.filter)
+    kept = keep(rates, answerable(mine), settings.filter)
     if not kept.prompts:
         raise StageError(
             f"{stage.instance}: none of {len(rates)} questions is left to learn from ({kept.unanswered} without a right answer, "
