@@ -16,7 +16,7 @@ from athanor.recipe.site import Site
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.sampling import Prompt, Sample, Sampling
 from athanor.stages.handover import HANDOVER, Ahead, Answerer, Weights
-from athanor.training.deepspeed.language import read_model, write_model
+from athanor.training.deepspeed.model_folder import read_model, write_model
 from tests.rl.test_rollouts import END, folder, prompts
 
 __all__ = ["folder", "prompts"]  # fixtures

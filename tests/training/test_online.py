@@ -13,7 +13,7 @@ from athanor.recipe.schema.training import Optimizer, Zero
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.in_process import InProcessEngine
 from athanor.rl.rollouts.sampling import Prompt, Sample, Sampling
-from athanor.training.deepspeed.language import read_model
+from athanor.training.deepspeed.model_folder import read_model
 from athanor.training.deepspeed.online import (
     AnswerBatches,
     Drawn,

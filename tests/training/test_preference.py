@@ -93,7 +93,7 @@ def test_dpo_loss_is_that_of_the_paper(folder: Path, learnt: dict[PreferenceKind
     """-log sigma(beta (log p(chosen) / p_ref(chosen) - log p(rejected) / p_ref(rejected))), equation 7 of Rafailov et al. 2023,
     of the trained model against its start, over the held-out pairs."""
     from athanor.models.folder_files import MODEL_FOLDER
-    from athanor.training.deepspeed.language import read_model
+    from athanor.training.deepspeed.model_folder import read_model
 
     run = learnt[PreferenceKind.DPO]
     module, reference = read_model(run / MODEL_FOLDER), read_model(folder)
@@ -157,7 +157,7 @@ def test_likelihood_of_right_answers_counts_beside_and_keeps_them_likely(
 ) -> None:
     from athanor.data.permutation import permute, stream_key
     from athanor.models.folder_files import MODEL_FOLDER
-    from athanor.training.deepspeed.language import read_model
+    from athanor.training.deepspeed.model_folder import read_model
     from athanor.training.deepspeed.preference import TokenPair
 
     weight = 2.0

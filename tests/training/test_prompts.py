@@ -60,7 +60,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _tuned(folder: Path) -> Any:
-    from athanor.training.deepspeed.language import read_model
+    from athanor.training.deepspeed.model_folder import read_model
     from athanor.training.deepspeed.prompts import prompt_tuned
 
     return prompt_tuned(read_model(folder), IDS, fresh=True)
@@ -180,7 +180,7 @@ def test_export_chats_with_the_virtual_tokens_first_and_weights_as_they_were(fol
     from athanor.models.huggingface_copy import export_folder
     from athanor.models.weight_files import ExportError
     from athanor.recipe.schema.recipe import Export
-    from athanor.training.deepspeed.language import copy_tokenizer, read_model
+    from athanor.training.deepspeed.model_folder import copy_tokenizer, read_model
     from athanor.training.deepspeed.prompts import write_with_rows
 
     trained, exported = tmp_path / "trained", tmp_path / "exported"
@@ -214,7 +214,8 @@ def test_export_chats_with_the_virtual_tokens_first_and_weights_as_they_were(fol
 
 def test_training_goes_on_with_the_virtual_tokens_that_a_start_has(folder: Path, tmp_path: Path) -> None:
     """All weights, adapters or the tokens themselves: behind prompt tuning, conversations begin with them as they are asked."""
-    from athanor.training.deepspeed.language import copy_tokenizer, fine_tuning, read_model
+    from athanor.training.deepspeed.language import fine_tuning
+    from athanor.training.deepspeed.model_folder import copy_tokenizer, read_model
     from athanor.training.deepspeed.prompts import PromptTuned, write_with_rows
 
     vectors = torch.randn(TOKENS, 32, generator=torch.Generator().manual_seed(6))

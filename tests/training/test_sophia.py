@@ -49,7 +49,7 @@ def _recipe(ranks: int, precision: Precision) -> Any:
 def by_the_paper(folder: Path) -> list[float]:
     """Losses of algorithm 3 written out, on one process and whole tensors."""
     from athanor.training.deepspeed.curvature import generator
-    from athanor.training.deepspeed.language import read_model
+    from athanor.training.deepspeed.model_folder import read_model
     from athanor.training.deepspeed.windows import PackedBatches, drawn_losses, response_losses
 
     module, batches = read_model(folder).train(), PackedBatches(PackedChains())

@@ -16,8 +16,8 @@ from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE, Pooled
 from athanor.rl.online.rounds import LEDGER, Made, path_of, read_ledger, read_round, settle_accounts
 from athanor.stages.pretrain import failures_so_far
 from athanor.stages.rounds import Asked, OnlineRounds
-from athanor.training.deepspeed.language import write_model
 from athanor.training.deepspeed.loop import train
+from athanor.training.deepspeed.model_folder import write_model
 from athanor.training.deepspeed.online import PolicyLoss, online_learning
 
 
@@ -52,7 +52,7 @@ def _outcome(stage: StageRun, outcome: Outcome, watched: Sequence[Pooled]) -> Ou
         made.append(found)
     counters = settle_accounts(read_ledger(stage.folder / LEDGER), made)
     looks = {f"round {one.number}": {row["prompt"]: row for row in one.watched} for one in made if one.watched}
-    title = f"{stage.recipe.name}: {stage.stage} of {stage.instance}, held-out prompts through training"
+    title = f"{stage.recipe.name}: held-out prompts through {stage.stage}/{stage.instance}"
     write_through_training(stage.folder / THROUGH_TRAINING_FILE, title, watched, looks)
     stage.spool.artifact(stage.folder / THROUGH_TRAINING_FILE, THROUGH_TRAINING_FILE)
     described = {"tokens": outcome.counters["tokens"], "pool": stage.input_named("pool").fingerprint, **counters}

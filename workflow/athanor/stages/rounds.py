@@ -32,7 +32,7 @@ from athanor.stages.rewarding import Rewarder
 from athanor.training import policy
 from athanor.training.deepspeed.online import Drawn, Learnable, PolicyLoss, answer_log_probs, chosen_by_covariance, reference_of
 
-LOOKED_AT = "log_probs.json"  # at the last save; no part of the result
+LOOKED_AT = "log_probs.json"  # at the last saves; no part of the result
 LOOKS = 16  # answers
 
 
@@ -144,21 +144,28 @@ class OnlineRounds:
         dist.barrier()
         if dist.get_rank() == 0:
             self._ledger.secure()
-            write_json(self._stage.folder / LOOKED_AT, {"step": step, "log_probs": self._look(step, module)})
+            looks = {**self._looks(), str(step): self._look(step, module)}
+            kept = sorted(looks, key=int)[-self._settings.checkpoint.keep - 1 :]  # this save may not be finished
+            write_json(self._stage.folder / LOOKED_AT, {name: looks[name] for name in kept})
 
     def resume(self, step: int, module: torch.nn.Module) -> None:
         """As `Rounds`. What the weights say of the same answers now is told beside what they said when they were saved."""
         if dist.get_rank():
             return
         self._ledger.resume(step)
-        path = self._stage.folder / LOOKED_AT
-        saved: dict[str, Any] = json.loads(path.read_text()) if step and path.is_file() else {"step": -1}
-        if saved["step"] != step:  # it goes on from an older save
+        saved = self._looks().get(str(step))
+        if saved is None:
             return
         now = self._look(step, module)
-        jump = max((abs(a - b) for a, b in zip(saved["log_probs"], now, strict=True)), default=0.0)
+        jump = max((abs(a - b) for a, b in zip(saved, now, strict=True)), default=0.0)
         print(f"log-probabilities are at most {jump:.1e} nats from those at the save, over {len(now)} tokens", flush=True)
         self._stage.spool.metrics(step, {"resume_log_prob_jump": jump})
+
+    def _looks(self) -> dict[str, list[float]]:
+        """What was kept beside the last saves, by step."""
+        path = self._stage.folder / LOOKED_AT
+        found: dict[str, list[float]] = json.loads(path.read_text()) if path.is_file() else {}
+        return found
 
     def _look(self, step: int, module: torch.nn.Module) -> list[float]:
         """The log-probabilities of some answers that were learnt from last."""

@@ -1,6 +1,5 @@
 """`through_training.html`: what the same held-out prompts were answered with, look by look, as one page without a server."""
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +11,7 @@ from athanor.rl.online.prompts import Pooled
 THROUGH_TRAINING_FILE = "through_training.html"
 
 MORE_STYLE = """
-article { grid-template-columns: 1fr } h2 { font-size: 1rem; margin: .2rem 0 }
+article { display: block }
 table { border-collapse: collapse; width: 100% }
 td { vertical-align: top; padding: .15rem .6rem .15rem 0; font-family: ui-monospace, monospace; font-size: 13px;
   white-space: pre-wrap; overflow-wrap: anywhere } td:first-child { color: #6b7280; white-space: nowrap; width: 7rem }
@@ -49,9 +48,9 @@ def _article(prompt: Pooled, looks: Mapping[str, Mapping[str, Mapping[str, Any]]
     said = {name: answers[prompt.id] for name, answers in looks.items() if prompt.id in answers}
     rows = "".join(_row(name, row, prompt.expected) for name, row in said.items())
     changed = len({row["text"] for row in said.values()}) > 1
-    facts = json.dumps([prompt.task, prompt.family, prompt.route.value], ensure_ascii=False)[1:-1].replace('"', "")
+    facts = " · ".join(dict.fromkeys([prompt.task, prompt.family, prompt.route.value, prompt.id]))
     return (
-        f'<article data-changed="{int(changed)}"><small>{escape(facts)} · {escape(prompt.id)}</small>'
+        f'<article data-changed="{int(changed)}"><small>{escape(facts)}</small>'
         f"<p>{escape(prompt.question)}</p><table>{rows}"
         f"<tr><td>on record</td><td>{escape(prompt.expected)}</td></tr></table></article>\n"
     )

@@ -1,22 +1,18 @@
 """Fine-tuning of a dense language model in its Hugging Face form: from a folder to a folder, on packed conversations."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
-from athanor.artifacts.run import StageError
-from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.models.virtual_tokens import virtual_ids
 from athanor.recipe.schema.choices import PeftKind, Precision
 from athanor.recipe.schema.training import Peft, Training, Zero
 from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
 from athanor.training.deepspeed.four_bits import read_in_four_bits, round_to_four_bits
+from athanor.training.deepspeed.model_folder import copy_tokenizer, read_model, write_model
 from athanor.training.deepspeed.prompts import first_ids, prompt_tuned, write_with_rows
 from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
 from athanor.training.deepspeed.windows import PackedBatches, PackedReader, drawn_losses, response_losses
@@ -86,27 +82,6 @@ def by_domain(task: ModuleTask, domains: tuple[str, ...], domain: Callable[[Any,
     return replace(task, domains=domains, domain=of)
 
 
-def read_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder in float32 on the CPU. Tokens attend by torch's own kernel, which takes a mask of documents."""
-    disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    return model
-
-
-def write_model(start: Path, weights: Weights, folder: Path) -> None:
-    """The folder `start` with other weights, in float32, and its tokenizer."""
-    config = AutoConfig.from_pretrained(start, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_config(config)
-    if odd := {name for name, _ in model.named_parameters()} ^ weights.keys():
-        raise StageError(
-            f"{start} and the trained weights differ in {', '.join(sorted(odd)[:5])}: train from the folder as it is"
-        )
-    model.load_state_dict(dict(weights), strict=False)  # a tied output layer has no weights of its own
-    model.tie_weights()
-    model.save_pretrained(folder)
-    copy_tokenizer(start, folder)
-
-
 def write_merged(start: Path, peft: Peft, weights: Weights, folder: Path) -> None:
     """The folder `start` with the adapter merged into its weights (rounded ones, where it was trained beside these), and the
     adapter itself in `adapter/`."""
@@ -115,13 +90,6 @@ def write_merged(start: Path, peft: Peft, weights: Weights, folder: Path) -> Non
         round_to_four_bits(model, start)
     merge(adapted(model, peft), weights, folder / ADAPTER).save_pretrained(folder)
     copy_tokenizer(start, folder)
-
-
-def copy_tokenizer(start: Path, folder: Path) -> None:
-    """Its files, where `start` has any."""
-    for name in (*TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES):
-        if (start / name).is_file():
-            shutil.copyfile(start / name, folder / name)
 
 
 class _Listed:

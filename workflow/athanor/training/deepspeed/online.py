@@ -11,7 +11,7 @@ import torch
 
 from athanor.recipe.schema.online import Objective, Online
 from athanor.training import policy
-from athanor.training.deepspeed.language import read_model, write_model
+from athanor.training.deepspeed.model_folder import read_model, write_model
 from athanor.training.deepspeed.task import Batch, ModuleTask, Rounds
 from athanor.training.world import ON_CPU
 

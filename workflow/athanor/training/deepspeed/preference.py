@@ -23,7 +23,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTraine
 
 from athanor.recipe.schema.choices import Precision, PreferenceKind
 from athanor.recipe.schema.post_training import Preference
-from athanor.training.deepspeed.language import read_model, write_model
+from athanor.training.deepspeed.model_folder import read_model, write_model
 from athanor.training.deepspeed.task import Batch, Measured, ModuleTask
 from athanor.training.world import ON_CPU
 
