@@ -20,13 +20,15 @@ from typing import Any
 MEMORY = 2**30  # bytes that a call may take beside what is loaded
 PROCESSES, REPLY_BYTES = 8, 2**22
 SCRATCH = "/.scratch"  # all that can be written: not /tmp, in which the checkout may be
-_PR_SET_DUMPABLE = 4
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 
 def main() -> None:
     """`worker.py ISOLATED MODULE …`: serve until the input ends. `ISOLATED`: 1 in a process namespace of our own."""
     isolated, modules = sys.argv[1] == "1", sys.argv[2:]
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)  # no call reads this process's memory
+    process = ctypes.CDLL(None).prctl
+    process(_PR_SET_DUMPABLE, 0)  # no call reads this process's memory
+    process(_PR_SET_CHILD_SUBREAPER, 1)  # whatever a call leaves is buried here before the next, which has its limit on processes
     for module in modules:
         importlib.import_module(module)
     replies, limits = os.dup(1), _limits(isolated)
@@ -63,7 +65,7 @@ def _serve(call: dict[str, Any], replies: int, isolated: bool, limits: dict[int,
     if ended is None:
         os.kill(child, signal.SIGKILL)  # it may not have had a group of its own yet
         os.waitpid(child, 0)
-    with contextlib.suppress(ChildProcessError):  # as pid 1 this process has what others left
+    with contextlib.suppress(ChildProcessError):  # what others left is this process's now
         while os.waitpid(-1, 0 if isolated else os.WNOHANG)[0]:
             pass
     if ended is None:
