@@ -19,6 +19,7 @@ signal.signal(signal.SIGHUP, lambda *_: None)
 
 # These start training ranks, drivers or MLflow for nearly every test: they are not unit tests.
 START_PROCESSES = (
+    "tests/rl/online/test_reward_server.py",
     "tests/training/test_diagnosis.py",
     "tests/training/test_fp8_emulated.py",
     "tests/training/test_conversion.py",

@@ -13,7 +13,7 @@ from snakemake.utils import QuotedFormatter
 from athanor.campaign.wiring import Wiring
 from athanor.cli import DEFAULT_RECIPE
 from tests.campaign.conftest import Furnace
-from tests.recipe.projects import base
+from tests.recipe.projects import base, put
 from tests.recipe.schema_walk import with_entries
 
 
@@ -163,6 +163,15 @@ def test_recipe_that_asks_a_server_wants_a_site_that_starts_one(furnace: Furnace
     with pytest.raises(SystemExit) as caught:
         wiring(recipe="asks", site="cluster").start()
     assert said in str(caught.value)
+
+
+def test_recipe_whose_answers_are_judged_wants_a_site_that_knows_where(furnace: Furnace) -> None:
+    judged = with_entries(base())
+    put(judged, "online.routes.ask", "judge")
+    put(judged, "online.judge.model", "a-judge")
+    furnace.project.write("judged", judged)
+    with pytest.raises(SystemExit, match=r"site laptop: online.routes has judge and there is no judge_url"):
+        wiring(recipe="judged").start()
 
 
 def resources(wired: Wiring, stage: str) -> dict[str, Any]:

@@ -228,6 +228,7 @@ SITE = {
     "secrets": "~/.athanor/secrets",
     "server_command": "vllm serve {model} --port {port}",
     "server_seconds": 600,
+    "judge_url": "http://judge:8000/v1",
     "setup": ["module load cuda/13"],
     "environment": {"OMP_NUM_THREADS": "2"},
     "resources": {"default": {"partition": "gpu", "python": "/opt/venv/bin/python", "launch_prefix": "apptainer exec x.sif"}},

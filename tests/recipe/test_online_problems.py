@@ -20,7 +20,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "task that nobody judges": (
         {"online.routes": {}},
         "online.routes={}: ask: no verifier judges its answers; say who rewards them: verifier (the text on record alone is "
-        "right), reward_model or rules",
+        "right), reward_model, judge or rules",
     ),
     "route of no task": (
         {"online.routes": {"ask": "rules", "tell": "rules"}},
@@ -33,6 +33,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "reward model that is not": (
         {"online.routes": {"ask": "reward_model"}, "reward.tune.token_budget": 0},
         "online.routes.ask='reward_model': there is no reward model; give reward.tune.token_budget, or another route",
+    ),
+    "judge without a name": (
+        {"online.routes": {"ask": "judge"}},
+        "online.judge.model='': a task has route judge; name the model that judges",
     ),
     "steps that do not cut a round": (
         {"online.batch_tokens": 2048 * 3},

@@ -256,6 +256,10 @@ RERUN |= {
     "online.shares": ({"verifier": 1.0}, ONLINE),
     "online.forbidden": (["kill"], ONLINE),
     "online.rule_weights": ({"fluency": 2.0}, NOTHING),  # of route rules
+    "online.reward_engine": ("server", NOTHING),  # of route reward_model
+    "online.judge.model": ("a-judge", NOTHING),  # of route judge
+    "online.judge.rubric": ("Is it short?", NOTHING),
+    "online.judge.max_new_tokens": (32, NOTHING),
     "online.objective.kind": ("oreal", ONLINE),
     "online.objective.ratio": ("sequence", ONLINE),
     "online.objective.mean": ("sequence", ONLINE),

@@ -18,7 +18,7 @@ from athanor.campaign.registry import PLAN, register
 from athanor.recipe.graph import SECTIONS, STAGES, TRAINING, Artifact
 from athanor.recipe.loading import parse_set
 from athanor.recipe.problems import RecipeError
-from athanor.recipe.schema.choices import RolloutEngine
+from athanor.recipe.schema.choices import RolloutEngine, Route
 from athanor.recipe.secrets import SecretsError, site_secrets
 from athanor.recipe.server_command import problem_with as problem_with_server
 from athanor.recipe.site import Site, StageResources, resource_entries
@@ -168,8 +168,10 @@ class Wiring:
         self._writer = start_writer(self.campaign)
 
     def _require_server(self) -> None:
-        """A recipe that asks models through a server needs a site that can start one."""
-        site = self.campaign.site
+        """A recipe that asks models through a server needs a site that can start one, or knows where it is."""
+        site, recipe = self.campaign.site, self.campaign.recipe
+        if recipe.learns_online and Route.JUDGE in recipe.online.routes.values() and not site.judge_url:
+            raise SystemExit(f"site {site.name}: online.routes has judge and there is no judge_url; set it, or another route")
         if self.campaign.recipe.rollouts.engine is not RolloutEngine.SERVER:
             return
         if not site.server_command:

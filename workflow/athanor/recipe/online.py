@@ -141,13 +141,15 @@ def _prompts(r: Recipe) -> Iterator[Problem]:
         advice = "there is no reward model; give reward.tune.token_budget, or another route"
         tasks = [task for task, route in _routes(r).items() if route is Route.REWARD_MODEL]
         yield Problem(f"{where}.routes.{tasks[0]}", Route.REWARD_MODEL.value, advice)
+    if Route.JUDGE in _routes(r).values() and not o.judge.model:
+        yield Problem(f"{where}.judge.model", o.judge.model, "a task has route judge; name the model that judges")
     for task in online_tasks(r):
         source = r.data.sources.get(r.sft.tasks[task].source) if task in r.sft.tasks else None
         judged = source is not None and source.kind is SourceKind.REASONING_GYM
         if source is not None and not judged and task not in o.routes:
             advice = (
                 "no verifier judges its answers; say who rewards them: verifier (the text on record alone is right), "
-                "reward_model or rules"
+                "reward_model, judge or rules"
             )
             yield Problem(f"{where}.routes", {name: route.value for name, route in o.routes.items()}, f"{task}: {advice}")
 

@@ -19,6 +19,7 @@ from athanor.recipe.schema.choices import (
     Precision,
     PreferenceKind,
     Responses,
+    RewardEngine,
     RolloutEngine,
     Route,
     Router,
@@ -154,6 +155,10 @@ def online_section(r: Recipe) -> dict[str, Any]:
     section |= flatten(o.objective, "online.objective") | flatten(o.shares, "online.shares")
     if Route.RULES in o.routes.values():
         section |= flatten(o.rule_weights, "online.rule_weights")
+    if Route.JUDGE in o.routes.values():
+        section |= flatten(o.judge, "online.judge")
+    if Route.REWARD_MODEL in o.routes.values() and o.reward_engine is not RewardEngine.IN_PROCESS:
+        section["online.reward_engine"] = o.reward_engine
     return {**section, **engine_section(r)}
 
 

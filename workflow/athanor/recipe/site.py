@@ -73,6 +73,11 @@ class Site:
         "`vllm serve {model} --served-model-name {name} --port {port} --tensor-parallel-size 8`",
     )
     server_seconds: int = key(1800, "a model server's time to load the model and be healthy", unit=Unit.SECONDS, low=1)
+    judge_url: str = key(
+        "",
+        "endpoint of the model that judges for online.routes, up to /chat/completions: `http://judge:8000/v1`; its key, if it "
+        "wants one, is ATHANOR_JUDGE_KEY in `secrets`",
+    )
     setup: list[str] = key([], "shell lines before a job's command: `module load cuda/13`")
     environment: dict[str, str] = key({}, "environment variables of every job")
     resources: dict[str, StageResources] = key(

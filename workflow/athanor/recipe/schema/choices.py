@@ -198,11 +198,19 @@ class OnlineStart(StrEnum):
     PREFERENCE = "preference"
 
 
+class RewardEngine(StrEnum):
+    """Where the reward model runs that scores answers of online RL."""
+
+    IN_PROCESS = "in_process"  # in each rank's process
+    SERVER = "server"  # one a node, which its ranks share
+
+
 class Route(StrEnum):
     """Who rewards an answer. Each prompt has one."""
 
     VERIFIER = "verifier"  # 1 where it is right, else 0
     REWARD_MODEL = "reward_model"  # the recipe's own, beside the answer on record
+    JUDGE = "judge"  # a model at the site's judge_url
     RULES = "rules"  # of form
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from athanor.recipe.schema.choices import Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, Route
+from athanor.recipe.schema.choices import Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, RewardEngine, Route
 from athanor.recipe.schema.keys import key
 from athanor.recipe.schema.post_training import PassRateFilter
 from athanor.recipe.schema.training import Training, Zero
@@ -49,6 +49,15 @@ class Objective:
 
 
 @dataclass
+class Judging:
+    """A model that grades answers from 0 to 10, at the site's judge_url (OpenAI's chat completions)."""
+
+    model: str = key("", "as the endpoint calls it")
+    rubric: str = key("Is it correct, complete and to the point?", "what makes an answer good, as the judge is told")
+    max_new_tokens: int = key(1024, "tokens of a verdict, at most, with what is thought before it", unit=Unit.TOKENS, above=0)
+
+
+@dataclass
 class Online(Training):
     """Online RL: answers are drawn from the weights as they are, rewarded, compared within their prompt's group, and learnt from.
 
@@ -60,7 +69,7 @@ class Online(Training):
     start: OnlineStart = key(OnlineStart.LAST, "last (of those the recipe has) | sft | offline | preference")
     problems: Problems = key(Problems(), "what `problems` in the mixture stands for")
     routes: dict[str, Route] = key(
-        {}, "who rewards answers to a task of the mixture: verifier (unless said otherwise) | reward_model | rules"
+        {}, "who rewards answers to a task of the mixture: verifier (unless said otherwise) | reward_model | judge | rules"
     )
     prompts: int = key(64, "prompts of a round; 0: no online RL", low=0)
     samples: int = key(8, "answers a prompt: its group", low=2)
@@ -84,6 +93,11 @@ class Online(Training):
     rule_weights: dict[str, float] = key(
         {"fluency": 1.0, "safety": 1.0}, "route rules: what each counts: fluency | safety | brevity | script"
     )
+    reward_engine: RewardEngine = key(
+        RewardEngine.IN_PROCESS,
+        "in_process | server: the reward model is in each rank's process, or one a node",
+    )
+    judge: Judging = key(Judging(), "route judge: who grades, and by what")
     objective: Objective = key(Objective(), "what is learnt from an advantage")
     staleness: int = key(
         0, "rounds that the weights which answer may be behind: 1 answers while the last round is learnt", low=0, high=1

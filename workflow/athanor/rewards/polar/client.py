@@ -18,6 +18,10 @@ class ScoringError(Exception):
     """There are no scores: what was said, and what to do."""
 
 
+class Away(ScoringError):
+    """Nobody answered, or only that there is no room."""
+
+
 @dataclass(frozen=True)
 class Answered:
     """The scores of a request, and how often it was asked again."""
@@ -42,16 +46,17 @@ class ScoringClient:
         self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout_seconds, retries=self._retry)
 
     def score(self, items: Sequence[Item]) -> Answered:
-        """The items' scores, in their order. Raises ScoringError where the server refuses, stays away or has another model."""
+        """The items' scores, in their order. Raises ScoringError where the server refuses or has another model, Away."""
         body = json.dumps({"items": [asdict(item) for item in items]}).encode()
         headers = {"Content-Type": "application/json"}
         try:
             response = self._pool.request("POST", f"{self._url}/score", body=body, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            raise ScoringError(f"{self._url} gave no answer in {self._retry.total} retries ({error}); start it") from error
+            raise Away(f"{self._url} gave no answer in {self._retry.total} retries ({error}); start it") from error
         if response.status != HTTPStatus.OK:
             said = response.data.decode(errors="replace")[:300]
-            raise ScoringError(f"{self._url} answered {response.status} {said}; see its log")
+            kind = Away if response.status in BUSY else ScoringError
+            raise kind(f"{self._url} answered {response.status} {said}; see its log")
         found = json.loads(response.data)
         if self._model and found["model"] != self._model:
             raise ScoringError(f"{self._url} serves model {found['model']!r}, wanted is {self._model!r}; start the other")

@@ -35,22 +35,32 @@ class Server:
         A server may take `start_seconds` until it is healthy: it loads the model. Raises StageError where the template is wrong.
         """
         if problem := problem_with(command):
-            raise StageError(f"the site's server_command {command!r} {problem}")
+            raise StageError(f"the server's command {command!r} {problem}")
         self._command, self._model, self._log, self._start_seconds = command, model, log, start_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._parent = ThreadPoolExecutor(1)  # the kernel takes the thread that started a process for its parent
+        self._port = 0
         self.url = ""
 
-    def start(self) -> None:
-        """Start it and wait until it is healthy. Raises StageError, with its last words, where it ends before or is too slow."""
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self._log
+
+    def start(self, *, keep_port: bool = False) -> None:
+        """Start it and wait until it is healthy; `keep_port`: where it was asked before, others know it by that.
+
+        Raises StageError, with its last words, where it ends before or is too slow.
+        """
         self.stop()
-        port = _free_port()
+        port = self._port if keep_port and self._port else _free_port()
+        self._port = port
         self.url = f"http://127.0.0.1:{port}"
         words = shlex.split(self._command.format(model=shlex.quote(str(self._model)), port=port, name=MODEL_NAME))
         try:
             process = self._process = self._parent.submit(self._spawn, words).result()
         except OSError as error:
-            raise StageError(f"the site's server_command cannot be started: {error}") from error
+            raise StageError(f"the server's command cannot be started: {error}") from error
         deadline = time.monotonic() + self._start_seconds
         while not self.is_healthy():
             if not self.is_running():
