@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from benchmarks.faulty.workloads import Chain, Shards, Workload
+from benchmarks.faulty.workloads import REWARD_SERVER, ROLLOUT_SERVER, Chain, OnlineRL, Shards, Workload
 from tests.cluster import faults
 from tests.cluster.configuration import ClusterError
 from tests.cluster.processes import all_processes
@@ -35,6 +35,10 @@ _ON_RANKS: dict[str, Make] = {
     "hang": lambda rng, w, job: faults.Hang(w.cluster, job, rng.randrange(w.ranks)),
     "kill-rank": lambda rng, w, job: faults.KillRank(w.cluster, job, rng.randrange(w.ranks)),
 }
+_ON_SERVERS: dict[str, Make] = {
+    "rollout-server-kill": lambda rng, w, job: faults.KillServer(w.cluster, job, ROLLOUT_SERVER),
+    "reward-server-kill": lambda rng, w, job: faults.KillServer(w.cluster, job, REWARD_SERVER),
+}
 _ON_THE_CLUSTER: dict[str, Make] = {
     "node-death": lambda rng, w, job: faults.NodeDeath(w.cluster, rng.choice(w.cluster.layout.nodes)),
     "controller-kill": lambda rng, w, job: faults.ControllerKill(w.cluster),
@@ -50,7 +54,7 @@ _ON_THE_CLUSTER: dict[str, Make] = {
 }
 _ON_ACCOUNTING: dict[str, Make] = {"accounting-down": lambda rng, w, job: faults.AccountingDown(w.cluster)}
 _ON_THE_DISK: dict[str, Make] = {"full-disk": lambda rng, w, job: faults.FullDisk(w.cluster, w.folder)}
-KINDS = (*_DRIVER_SIGNALS, *_ON_JOBS, *_ON_RANKS, *_ON_THE_CLUSTER, *_ON_ACCOUNTING, *_ON_THE_DISK)
+KINDS = (*_DRIVER_SIGNALS, *_ON_JOBS, *_ON_RANKS, *_ON_SERVERS, *_ON_THE_CLUSTER, *_ON_ACCOUNTING, *_ON_THE_DISK)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class Ended:
 
 def kinds_for(workload: Workload) -> dict[str, Make | None]:
     """The faults that mean something to this workload; None for what is done to its driver."""
+    if isinstance(workload, OnlineRL):
+        some = {kind: make for kind, make in {**_ON_JOBS, **_ON_RANKS}.items() if kind in ("preempt", "kill-rank")}
+        return {"driver-kill": None, **some, **_ON_SERVERS}
     kinds: dict[str, Make | None] = {**dict.fromkeys(_DRIVER_SIGNALS), **_ON_JOBS, **_ON_RANKS, **_ON_THE_CLUSTER}
     if isinstance(workload, Shards):
         del kinds["hang"]  # shards leave no marks, so their silence means nothing
@@ -153,7 +160,7 @@ class Campaign:
             self._signal_driver(_DRIVER_SIGNALS[kind])
             return None, began, starts
         while not self._finished():
-            jobs = self._jobs_to_break() if kind in {**_ON_JOBS, **_ON_RANKS} else [""]
+            jobs = self._jobs_to_break() if kind in {**_ON_JOBS, **_ON_RANKS, **_ON_SERVERS} else [""]
             fault = make(self.rng, self.workload, self.rng.choice(jobs or [""]))
             began, starts = time.monotonic(), self.workload.starts()
             try:

@@ -5,14 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import yaml
+
 from snakemake_executor_plugin_submitit.journal import Attempt, Outcome, read_jobs
 from snakemake_executor_plugin_submitit.progress import newest_mark
 from tests.cluster.slurm import SlurmCluster
+from tests.lifecycle.post_training import with_reward_model
 from tests.lifecycle.project import SITE, Project, recipe
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -59,6 +63,12 @@ rule shard:
         "flock -n 9 || {{{{ echo shard {{wildcards.n}} runs twice at once >> violations; exit 1; }}}}; "
         "sleep {seconds}; echo {{wildcards.n}} | sha256sum > .draft-{{wildcards.n}}; mv .draft-{{wildcards.n}} {{output}}"
 """
+ROLLOUT_SERVER, REWARD_SERVER = "tests.rl.completions_server", "athanor.rewards.polar.server"
+_SERVED: dict[str, object] = {
+    "server_command": f"{sys.executable} -m {ROLLOUT_SERVER} {{model}} {{port}} {{name}}",
+    "server_seconds": 120,
+    "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{_CHECKOUT}:{_CHECKOUT / 'workflow'}"},
+}
 _RESULTS = ("fingerprint", "files", "counters", "upstreams")
 
 
@@ -252,4 +262,43 @@ class Lifecycle(Pretraining):
     ranks, ranks_per_node = 4, 2
 
 
-WORKLOADS: dict[str, type[Workload]] = {"chain": Chain, "shards": Shards, "pretrain": Pretraining, "lifecycle": Lifecycle}
+class OnlineRL(Pretraining):
+    """Online RL of two ranks on two nodes, with a rollout server and, on each node, a reward server; what it needs is there."""
+
+    rounds = 20
+    _prepared = threading.Lock()
+
+    def lay_out(self) -> None:
+        """See Workload: a copy of a project whose campaign stands before online RL, made once beside it."""
+        with self._prepared:
+            if not (there := self.folder.parent / "prepared").exists():
+                self._prepare(draft := there.with_suffix(".partial"))
+                draft.rename(there)
+        shutil.copytree(there, self.folder, symlinks=True, dirs_exist_ok=True)
+        resources = {"cpus_per_task": 1, "memory": "2GB", "partition": "preempt", "runtime": "1h"}
+        site = {**SITE, "ranks_per_node": self.ranks_per_node, "hang_minutes": "3min", "resources": {"default": resources}}
+        Project(self.folder).write("config/sites/laptop.yaml", {**site, **_SERVED})
+
+    def _prepare(self, folder: Path) -> None:
+        project = Project(folder) if folder.exists() else with_reward_model(Project.make(folder))
+        settings = yaml.safe_load((folder / "config/recipes/tiny.yaml").read_text())
+        online = settings["online"]
+        online |= {"reward_engine": "server", "token_budget": self.rounds * 8192, "checkpoint": {"every_tokens": 12288}}
+        project.write_recipe("tiny", settings | {"rollouts": {"engine": "server"}})
+        project.write("config/sites/laptop.yaml", {**SITE, **_SERVED})
+        done = project.snakemake("--omit-from", "learn_online")
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def journal(self) -> Path:
+        """See Workload: online RL's own."""
+        return self.folder / "store" / "online"
+
+
+WORKLOADS: dict[str, type[Workload]] = {
+    "chain": Chain,
+    "shards": Shards,
+    "pretrain": Pretraining,
+    "lifecycle": Lifecycle,
+    "online": OnlineRL,
+}

@@ -12,7 +12,7 @@ import pytest
 from ..snakemake_executor_plugin_submitit.drivers import Checkout, kill, wait_until
 from . import processes
 from .configuration import ClusterError
-from .faults import Hang, KillRank, OutOfMemory, inflicted
+from .faults import Hang, KillRank, KillServer, OutOfMemory, inflicted
 from .fixtures import as_login_node, submit, wait_for_state
 from .slurm import SlurmCluster
 
@@ -89,6 +89,17 @@ def test_killed_rank_is_known_by_its_launcher(cluster: SlurmCluster, training: T
     assert training.wait_for_end(1) == 137
 
 
+def test_killed_server_ends_and_its_rank_does_not(cluster: SlurmCluster) -> None:
+    job = submit(cluster, "export RANK=0; setsid sleep 612 & setsid sleep 600 & wait")
+    wait_until(lambda: len(processes.commands(cluster.layout, job).get(0, ())) == 2, "the start of both")
+    told = KillServer(cluster, job, "sleep 612").inflict()
+    assert told.endswith("sleep 612")
+    wait_until(lambda: "sleep 612" not in commands_words(cluster, job), "the end of the server")
+    assert "sleep 600" in commands_words(cluster, job) and cluster.job_states()[job] == "RUNNING"
+    with pytest.raises(ClusterError, match="runs no server with sleep 612"):
+        KillServer(cluster, job, "sleep 612").inflict()
+
+
 def test_task_of_an_array_is_found_by_the_id_that_squeue_shows(cluster: SlurmCluster) -> None:
     array = submit(cluster, "RANK=0 setsid sleep 600", "--array=0-1")
     wait_until(lambda: all(processes.commands(cluster.layout, f"{array}_{task}") for task in (0, 1)), "the start of both tasks")
@@ -102,6 +113,12 @@ def test_rank_out_of_memory_fails_at_its_next_request(cluster: SlurmCluster, tra
     OutOfMemory(cluster, training.job, 0).inflict()
     assert training.wait_for_end(0) == 1
     assert "MemoryError" in training.log(0)
+
+
+def commands_words(cluster: SlurmCluster, job: str) -> str:
+    """The command lines of a job's commands."""
+    groups = (group for ranks in processes.commands(cluster.layout, job).values() for group in ranks)
+    return "\n".join(Path(f"/proc/{group}/cmdline").read_text().replace("\0", " ") for group in groups)
 
 
 def state_of(pid: int) -> str:

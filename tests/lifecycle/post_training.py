@@ -55,7 +55,8 @@ PREFERENCE = {
     "parallel": {"ranks": 2, "micro_batch_size": 2},
     "checkpoint": {"every_tokens": 1024},
 }
-# Four rounds of eight prompts; the round after is answered while one is learnt from, and saves fall into rounds.
+# Four rounds of eight prompts; the round after is answered while one is learnt from, saves fall into rounds, and an answer may
+# take two rounds.
 ONLINE = {
     "start": "sft",
     "mixture": {"sums": 2, "files": 1, "problems": 1},
@@ -68,10 +69,12 @@ ONLINE = {
     "prompts": 8,
     "samples": 4,
     "max_new_tokens": 8,
+    "tokens_a_round": 4,
     "staleness": 1,
     "watched": 4,
     "watch_every_rounds": 2,
     "controls": ["shuffled"],
+    "average": 3,
     "token_budget": 32768,
     "sequence_length": 256,
     "batch_tokens": 2048,

@@ -58,7 +58,8 @@ def test_report_has_each_tasks_loss_before_and_behind(tuned: Project) -> None:
 
 def test_models_before_and_behind_are_asked_what_was_held_out(tuned: Project) -> None:
     found = json.loads((tuned.folder_of("report/campaign") / "results.json").read_text())["answers"]
-    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "average", "preference", "online", "online-shuffled")
+    models = ("base", "sft", "offline", "offline-drawn", "offline-more", "average", "preference")
+    models += ("online", "online-shuffled", "online-average")
     tasks = ("files", "sums", "motif_count")  # problems of the registry count by generator
     assert {(row["model"], row["task"]) for row in found} == {(model, task) for model in models for task in tasks}
     lines = [json.loads(line) for line in (tuned.folder_of("answers/sft") / "answers.jsonl").read_text().splitlines()]
@@ -117,6 +118,10 @@ def test_every_answer_of_online_rl_is_learnt_from_once(tuned: Project) -> None:
     assert [one.weights for one in rounds[1:]] == [one.ahead for one in rounds[:-1]]
     assert len({one.weights for one in rounds}) > 1, "a round that teaches nothing leaves them as they are, not all do"
     assert {answer.task for one in rounds for answer in one.answers} >= {"sums", "files"}
+    drawn_by = [[by for _, by in answer.spans] for one in rounds for answer in one.answers if answer.advantage is not None]
+    assert max(map(len, drawn_by)) == 2 and any(len(set(two)) == 2 for two in drawn_by), "answers of two rounds' weights"
+    assert all(sum(size for size, _ in a.spans) == len(a.tokens) for one in rounds for a in one.answers)
+    assert all(len(a.tokens) <= (8 if a.finish != "open" else 4) for one in rounds for a in one.answers)
     assert all(math.isclose(sum(a.advantage or 0.0 for a in g), 0.0, abs_tol=1e-9) for one in rounds for g in _groups(one))
     assert (folder / "through_training.html").read_text().count("<article") == 4
 
@@ -136,6 +141,20 @@ def test_average_is_the_mean_of_the_last_points(tuned: Project) -> None:
     assert not all(torch.equal(one[name], other[name]) for name in mean)
 
 
+def test_mean_of_online_rl_is_that_of_the_ends_of_its_last_rounds(tuned: Project) -> None:
+    from safetensors.torch import load_file
+
+    trained, mean = tuned.folder_of("online/model"), tuned.folder_of("average/online") / "model"
+    folders = [*sorted((trained / "points").iterdir()), trained]
+    assert [folder.name for folder in folders[:-1]] == ["00002", "00003"]
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in folders]
+    for name, weight in load_file(mean / "model.safetensors").items():
+        expected = sum((one[name].double() for one in weights), torch.zeros(())) / 3
+        assert torch.equal(weight, expected.to(weight.dtype)), name
+    assert not all(torch.equal(weights[0][name], weights[-1][name]) for name in weights[0])
+    assert not (tuned.folder_of("online/shuffled") / "points").exists()
+
+
 def _scored(project: Project, model: str) -> list[dict[str, Any]]:
     lines = (project.folder_of(f"rollouts/sums-{model}") / "scored.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -149,7 +168,7 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
     wait_until(lambda: project.kill_ranks("rollouts"), "rollouts")  # most likely while it imports
     wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
     project.kill_ranks("offline")  # none where it has just ended
-    wait_until(lambda: any(project.store.glob("online/*/checkpoints/*/state.json")), "a checkpoint of online RL")
+    wait_until(lambda: any(project.store.glob("online/*/rounds/00002.jsonl.gz")), "rounds of online RL, and saves in them")
     project.kill_ranks("online")
     assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
     made = {

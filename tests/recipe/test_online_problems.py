@@ -54,6 +54,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"online.max_new_tokens": 128},
         "online.max_new_tokens=128: leaves no room for a prompt in online.sequence_length=128; lower it",
     ),
+    "mean of more than there is": (
+        {"online.average": 11},
+        "online.average=11: there are 10 rounds; average 2 to 10, or use 0",
+    ),
+    "parts of no answer": (
+        {"online.tokens_a_round": 48},
+        "online.tokens_a_round=48: does not cut online.max_new_tokens=64 into equal parts; use a divisor, or 0",
+    ),
     "start that is not": (
         {"online.start": "preference", "preference.kind": "none"},
         "online.start='preference': the recipe has no such model; use last",

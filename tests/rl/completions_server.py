@@ -1,6 +1,6 @@
 """A model server for tests: OpenAI's completions over the in-process engine, one request after the other.
 
-python -m tests.rl.completions_server MODEL PORT NAME END [--dies-after N --count FILE] [--without token_ids]
+python -m tests.rl.completions_server MODEL PORT NAME [END] [--dies-after N --count FILE] [--without token_ids]
 """
 
 import argparse
@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from athanor.data.chat import ChatEncoder
 from athanor.rl.rollouts.in_process import InProcessEngine
 from athanor.rl.rollouts.sampling import Finish, Prompt, Sampling
 
@@ -18,12 +19,18 @@ parser = argparse.ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("port", type=int)
 parser.add_argument("name")
-parser.add_argument("end", type=int)
+parser.add_argument(
+    "end",
+    type=int,
+    nargs="?",
+    help="token that ends an answer, and prompts of one token are refused; the model's own unless given",
+)
 parser.add_argument("--dies-after", type=int, default=0)
 parser.add_argument("--count", type=Path)
 parser.add_argument("--without", default="")
 options = parser.parse_args()
-engine, lock = InProcessEngine(options.model, [options.end]), threading.Lock()
+ends = [options.end] if options.end is not None else list(ChatEncoder(options.model).ends)
+engine, lock = InProcessEngine(options.model, ends), threading.Lock()
 if options.count:
     options.count.open("a").write("started\n")
 answered = 0
@@ -31,7 +38,7 @@ answered = 0
 
 def completion(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request, whose seed stands for the prompt's id."""
-    assert request["model"] == options.name and request["stop_token_ids"] == [options.end] and request["return_token_ids"]
+    assert request["model"] == options.name and request["stop_token_ids"] == ends and request["return_token_ids"]
     sampling = Sampling(request["n"], request["temperature"], request["top_p"], request.get("top_k", 0), request["max_tokens"])
     choices = []
     for sample in engine.generate([Prompt(str(request["seed"]), tuple(request["prompt"]))], sampling):
@@ -55,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
             answered += 1
             if options.dies_after and answered > options.dies_after:
                 os._exit(9)
-            if len(request["prompt"]) == 1:
+            if options.end is not None and len(request["prompt"]) == 1:
                 self._answer(400, {"error": "one token is too little"})
                 return
             found = completion(request)

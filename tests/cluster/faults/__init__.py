@@ -5,7 +5,7 @@ from .daemons import AccountingDown, ControllerKill, ControllerStop, NodeDeath
 from .disk import FullDisk
 from .fault import Fault, inflicted
 from .jobs import Cancel, Preempt, Requeue, Walltime
-from .ranks import Hang, KillRank, OutOfMemory
+from .ranks import Hang, KillRank, KillServer, OutOfMemory
 
 KINDS: dict[str, type[Fault]] = {
     fault.kind: fault
@@ -22,6 +22,7 @@ KINDS: dict[str, type[Fault]] = {
         Failing,
         Hang,
         KillRank,
+        KillServer,
         OutOfMemory,
         FullDisk,
     )
@@ -38,6 +39,7 @@ __all__ = [
     "FullDisk",
     "Hang",
     "KillRank",
+    "KillServer",
     "NodeDeath",
     "OutOfMemory",
     "Preempt",

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from .. import processes
@@ -105,3 +106,25 @@ class OutOfMemory(_RankFault):
                     _, hard = resource.prlimit(process.pid, resource.RLIMIT_AS)
                     resource.prlimit(process.pid, resource.RLIMIT_AS, (hard if soft is None else soft, hard))
         return f"rank {self.rank} of job {self.job} {words}"
+
+
+@dataclass(frozen=True)
+class KillServer(Fault):
+    """A server that a job has started beside its ranks is killed (SIGKILL); the ranks aren't."""
+
+    kind: ClassVar[str] = "kill-server"
+
+    job: str = argument("id of a running job")
+    program: str = argument("what its command line holds")
+
+    def inflict(self) -> str:
+        """See Fault."""
+        groups = {group for ranks in processes.commands(self.cluster.layout, self.job).values() for group in ranks}
+        known_job(self.cluster, self.job)
+        for group in sorted(groups):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{group}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if self.program in words:
+                    os.kill(group, signal.SIGKILL)
+                    return f"SIGKILL sent to process {group} of job {self.job}: {words.strip()}"
+        raise ClusterError(f"job {self.job} runs no server with {self.program} in its command line")

@@ -56,6 +56,11 @@ def test_shares_are_those_that_are_wanted() -> None:
     assert wanted["advantages/reward_model"] == pytest.approx(0.5) == wanted["advantages/verifier"]
 
 
+def test_round_in_which_no_group_has_ended_teaches_nothing() -> None:
+    taught = lessons(comparison=Comparison.EMA).of(1, [], {"sums": [0.1, 0.2, 0.3]})
+    assert taught.answers == () and taught.metrics == {} and taught.moments == {"sums": [0.1, 0.2, 0.3]}
+
+
 def test_moments_go_on_from_the_round_before() -> None:
     running = lessons(comparison=Comparison.EMA, ema=0.5)
     first = running.of(0, ROUND, {})

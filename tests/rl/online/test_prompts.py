@@ -26,27 +26,27 @@ def curriculum(share: float = 0.0, slots: int = 400) -> Curriculum:
 
 
 def test_tasks_come_by_weight_and_generators_in_turn() -> None:
-    asked = [one for number in range(10) for one in curriculum().round(number, 8)]
+    asked = [one for number in range(10) for one in curriculum().take(8 * number, 8)]
     assert Counter(one.task for one in asked) == {"sums": 60, "problems": 20}
     assert Counter(one.family for one in asked if one.task == "problems") == {"gcd": 10, "lcm": 10}
-    first = curriculum().round(0, 8)
+    first = curriculum().take(0, 8)
     assert Counter(one.task for one in first) == {"sums": 6, "problems": 2}, "in every round, not over all"
 
 
 def test_every_prompt_of_a_family_is_asked_before_any_again() -> None:
-    asked = [one.id for one in (p for n in range(20) for p in curriculum().round(n, 8)) if one.task == "sums"]
+    asked = [one.id for one in (p for n in range(20) for p in curriculum().take(8 * n, 8)) if one.task == "sums"]
     assert len(set(asked[:40])) == 40 and set(asked[40:80]) == set(asked[:40])
 
 
 def test_rounds_do_not_depend_on_which_were_asked_before() -> None:
     whole = curriculum()
-    earlier = [whole.round(number, 8) for number in range(6)]
-    assert curriculum().round(5, 8) == earlier[5] and whole.round(0, 8) == earlier[0]
+    earlier = [whole.take(8 * number, 8) for number in range(6)]
+    assert curriculum().take(40, 8) == earlier[5] and whole.take(0, 8) == earlier[0]
 
 
 def test_harder_prompts_come_in_with_time() -> None:
     def rates(number: int) -> list[float]:
-        return [one.pass_rate or 0.0 for one in asking.round(number, 8) if one.task == "sums"]
+        return [one.pass_rate or 0.0 for one in asking.take(8 * number, 8) if one.task == "sums"]
 
     asking = curriculum(share=0.5)
     assert min(rates(0)) >= 0.7, "a quarter of them, the easiest"

@@ -93,6 +93,12 @@ def test_ledger_forgets_what_is_learnt_again_and_a_line_that_a_kill_cut(tmp_path
         ledger.resume(3)
 
 
+def test_answer_of_several_rounds_keeps_who_drew_what(tmp_path: Path) -> None:
+    long = replace(made(), answers=(replace(answer(0, 0, None), spans=((1, "a" * 16), (1, "b" * 16))),), asked=7)
+    write_round(tmp_path, long)
+    assert read_round(tmp_path, 0) == long
+
+
 def test_trained_answer_keeps_its_floats(tmp_path: Path) -> None:
     exact = replace(answer(0, 0, 1 / 3), old=(-1e-17, -0.1234567890123456789))
     write_round(tmp_path, replace(made(), answers=(exact,)))

@@ -11,6 +11,7 @@ from athanor.recipe.families import CONFIG
 INDEX_FILE = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
 MODEL_FOLDER = "model"  # of an artifact that holds such a folder
+POINTS_FOLDER = "points"  # of a stage: models on the way to its own, by name, each with a MODEL_FOLDER
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_TOKENIZER_FILES = ("special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt", "added_tokens.json")
 

@@ -43,7 +43,7 @@ def learn_online(
         upstreams["reward"] = judge
     learnt = {}
     for label in ("model", *r.online.controls):
-        more = {} if label == "model" else {"rewards": label}
+        more = {"rewards": label} if label != "model" else {"online.average": r.online.average} if r.online.average else {}
         learnt[str(label)] = graph.add("online", str(label), {**online_section(r), **more}, upstreams)
     return problems, learnt
 
@@ -174,6 +174,13 @@ def _rounds(r: Recipe) -> Iterator[Problem]:
     if o.max_new_tokens >= o.sequence_length:
         advice = f"leaves no room for a prompt in {where}.sequence_length={o.sequence_length}; lower it"
         yield Problem(f"{where}.max_new_tokens", o.max_new_tokens, advice)
+    rounds = o.token_budget // whole
+    if o.average and not 2 <= o.average <= rounds:
+        advice = f"there are {rounds} rounds; average 2 to {rounds}, or use 0" if rounds > 1 else "there is one round; use 0"
+        yield Problem(f"{where}.average", o.average, advice)
+    if o.tokens_a_round and (o.max_new_tokens % o.tokens_a_round or o.tokens_a_round >= o.max_new_tokens):
+        advice = f"does not cut {where}.max_new_tokens={o.max_new_tokens} into equal parts; use a divisor, or 0"
+        yield Problem(f"{where}.tokens_a_round", o.tokens_a_round, advice)
     if o.filter.drop_up_to >= o.filter.drop_from:
         advice = f"no pass rate lies between it and {where}.filter.drop_from={o.filter.drop_from:g}; lower it"
         yield Problem(f"{where}.filter.drop_up_to", o.filter.drop_up_to, advice)

@@ -126,6 +126,9 @@ class _PostTraining:
                 if label == "model" or r.sft.answers.prompts:
                     name = ONLINE if label == "model" else f"{ONLINE}-{label}"
                     models[name] = self._export(name, artifact)
+            if r.online.average:
+                mean = self.graph.add(AVERAGE, ONLINE, {}, {"model": learnt["model"]})
+                models[f"{ONLINE}-{AVERAGE}"] = self._export(f"{ONLINE}-{AVERAGE}", mean)
         asked = {label: model for label, model in models.items() if label != f"sft-{SECOND}"}
         return trained | (self._ask(asked, made, problems) if r.sft.answers.prompts else {})
 

@@ -155,6 +155,8 @@ def online_section(r: Recipe) -> dict[str, Any]:
     section |= flatten(o.objective, "online.objective") | flatten(o.shares, "online.shares")
     if Route.RULES in o.routes.values():
         section |= flatten(o.rule_weights, "online.rule_weights")
+    if o.tokens_a_round:
+        section["online.tokens_a_round"] = o.tokens_a_round
     if Route.JUDGE in o.routes.values():
         section |= flatten(o.judge, "online.judge")
     if Route.REWARD_MODEL in o.routes.values() and o.reward_engine is not RewardEngine.IN_PROCESS:

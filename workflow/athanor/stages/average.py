@@ -1,13 +1,14 @@
-"""Average the weights of the last points of a training; instance `pretrain` or `offline`."""
+"""Average the weights of the last points of a training; instance `pretrain`, `offline` or `online`."""
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.averaging import AveragingError, average_folders
-from athanor.models.folder_files import MODEL_FOLDER
+from athanor.models.folder_files import MODEL_FOLDER, POINTS_FOLDER
 
 
 def run(stage: StageRun) -> Outcome:
     """`model/`: a folder as `export` writes it."""
     points = list(stage.inputs.values())
+    folders = [folder for point in points for folder in (*sorted((point.folder / POINTS_FOLDER).glob("*")), point.folder)]
 
     def progress(done: int, total: int) -> None:
         stage.progress(done, total, "weight files")
@@ -15,10 +16,10 @@ def run(stage: StageRun) -> Outcome:
             raise Stopped(f"average of {stage.instance} after {done} of {total} weight files; those are kept")
 
     try:
-        files = average_folders([point.folder / MODEL_FOLDER for point in points], stage.folder / MODEL_FOLDER, progress)
+        files = average_folders([folder / MODEL_FOLDER for folder in folders], stage.folder / MODEL_FOLDER, progress)
     except AveragingError as error:
         raise StageError(str(error)) from error
     step = max(int(point.counters.get("step", 0)) for point in points)
-    described = {"averaged": ", ".join(point.instance for point in points)}
+    described = {"averaged": ", ".join(folder.name for folder in folders)}
     stage.spool.model(f"average-{stage.instance}", step, MODEL_FOLDER, described, source="huggingface")
-    return Outcome(tuple(f"{MODEL_FOLDER}/{name}" for name in files), {"models": len(points), "step": step})
+    return Outcome(tuple(f"{MODEL_FOLDER}/{name}" for name in files), {"models": len(folders), "step": step})

@@ -10,12 +10,13 @@ import torch
 from athanor.artifacts.run import Outcome, StageRun
 from athanor.data.chat import ChatEncoder
 from athanor.data.documents import read_rows
-from athanor.models.folder_files import MODEL_FOLDER
+from athanor.models.folder_files import MODEL_FOLDER, POINTS_FOLDER
 from athanor.rl.online.browser import THROUGH_TRAINING_FILE, write_through_training
 from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE, Pooled
 from athanor.rl.online.rounds import LEDGER, Made, path_of, read_ledger, read_round, settle_accounts
 from athanor.stages.pretrain import failures_so_far
-from athanor.stages.rounds import Asked, OnlineRounds
+from athanor.stages.round_answers import Asked
+from athanor.stages.rounds import OnlineRounds
 from athanor.training.deepspeed.loop import train
 from athanor.training.deepspeed.model_folder import write_model
 from athanor.training.deepspeed.online import PolicyLoss, online_learning
@@ -24,7 +25,8 @@ from athanor.training.deepspeed.online import PolicyLoss, online_learning
 def run(stage: StageRun) -> Outcome:
     """Train from the exported weights of the artifact `start`; instance `model`, or a control (`random`, `shuffled`).
 
-    Beside what every training leaves: `rounds/`, `ledger.jsonl`, and `through_training.html`, answers to the same prompts.
+    Beside what every training leaves: `rounds/`, `ledger.jsonl`, `through_training.html`, answers to the same prompts, and
+    `points/`, the weights that the last rounds began with, where their mean is wanted.
     """
     settings, start = stage.recipe.online, stage.input_named("start").folder / MODEL_FOLDER
     pool = stage.input_named("pool").folder
@@ -58,7 +60,8 @@ def _outcome(stage: StageRun, outcome: Outcome, watched: Sequence[Pooled]) -> Ou
     described = {"tokens": outcome.counters["tokens"], "pool": stage.input_named("pool").fingerprint, **counters}
     step = int(outcome.counters["step"])
     stage.spool.model(f"{stage.stage}-{stage.instance}", step, MODEL_FOLDER, described, source="huggingface")
-    files = [str(path_of(stage.folder, one.number).relative_to(stage.folder)) for one in made]
+    points = sorted(path for path in (stage.folder / POINTS_FOLDER).glob(f"*/{MODEL_FOLDER}/*"))
+    files = [str(path.relative_to(stage.folder)) for path in (*(path_of(stage.folder, one.number) for one in made), *points)]
     last = {name: value for name, value in made[-1].metrics.items() if name in ("pass_rate", "entropy", "answer_tokens")}
     return Outcome(
         (*outcome.files, LEDGER, THROUGH_TRAINING_FILE, *files), {**outcome.counters, **counters}, {**outcome.metrics, **last}

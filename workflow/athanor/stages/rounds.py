@@ -7,10 +7,9 @@ the pool and the recipe, so a round that was cut off is finished, and one that i
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,33 +17,32 @@ import torch.distributed as dist
 
 from athanor.artifacts.files import write_json
 from athanor.artifacts.run import StageError, StageRun
-from athanor.data.chat import ChatEncoder
-from athanor.data.permutation import permute, stream_key
+from athanor.models.folder_files import MODEL_FOLDER, POINTS_FOLDER
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema.online import Online
 from athanor.rl.online.lessons import Lessons
-from athanor.rl.online.prompts import Curriculum, Pooled
-from athanor.rl.online.rounds import LEDGER, ROUNDS, Answered, Ledger, Made, arrange, read_ledger, read_round, write_round
+from athanor.rl.online.rounds import (
+    LEDGER,
+    ROUNDS,
+    Answered,
+    Ledger,
+    Made,
+    arrange,
+    await_round,
+    open_slots,
+    read_ledger,
+    read_round,
+    write_round,
+)
 from athanor.rl.rollouts.handover import checksum
-from athanor.rl.rollouts.sampling import Prompt, Sampling
-from athanor.stages.handover import Ahead, Answerer, Weights
+from athanor.stages.handover import Ahead, Weights
 from athanor.stages.rewarding import Rewarder
+from athanor.stages.round_answers import Asked, RoundAnswers
 from athanor.training import policy
 from athanor.training.deepspeed.online import Drawn, Learnable, PolicyLoss, answer_log_probs, chosen_by_covariance, reference_of
 
 LOOKED_AT = "log_probs.json"  # at the last saves; no part of the result
 LOOKS = 16  # answers
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Who is asked what: the folder that training starts from, its tokenizer, and the prompts."""
-
-    start: Path
-    encoder: ChatEncoder
-    pool: Mapping[str, Pooled]  # by id
-    watched: Sequence[Pooled]
-    write: Callable[[Weights, Path], None]  # a folder of other weights, which a server can serve
 
 
 class OnlineRounds:
@@ -54,23 +52,14 @@ class OnlineRounds:
         self._stage, self._settings, self._asked, self._loss = stage, settings, asked, loss
         self.samples = settings.prompts * settings.samples
         self._rounds = settings.token_budget // (self.samples * settings.sequence_length)
-        seed = stage.recipe.seed
-
-        def order(draw: int, size: int, family: str) -> int:
-            epoch, index = divmod(draw, size)
-            return permute(index, size, stream_key(seed, "online", family, epoch))
-
-        slots = self._rounds * settings.prompts
-        self._curriculum = Curriculum(list(asked.pool.values()), settings.mixture, settings.curriculum, slots, order)
-        self._lessons = Lessons(settings, stage.instance, seed)
-        self._answerer = Answerer(stage, asked.start, asked.encoder.ends, asked.write)
+        self._lessons = Lessons(settings, stage.instance, stage.recipe.seed)
+        self._answers = RoundAnswers(stage, settings, asked, self._rounds)
         self._rewarder = Rewarder(stage, settings)
         self._ledger = Ledger(stage.folder / LEDGER)
         self._reference = reference_of(asked.start)
         self._ahead: Ahead | None = None
         self._read: tuple[int, list[list[Answered | None]]] | None = None  # the round that is learnt from, step by step
         self._told: dict[str, float] = {}
-        self._ids: dict[str, tuple[int, ...]] = {}
 
     # What the trainer reads.
 
@@ -105,19 +94,15 @@ class OnlineRounds:
         return self._read[1]
 
     def _drawn(self, answer: Answered) -> Drawn:
-        return Drawn(self._prompt(self._asked.pool[answer.prompt]), answer.tokens, answer.log_probs)
-
-    def _prompt(self, prompt: Pooled) -> tuple[int, ...]:
-        """Its ids, which are looked up for every answer of every step."""
-        if prompt.id not in self._ids:
-            self._ids[prompt.id] = self._asked.encoder.prompt(prompt.messages, prompt.tools)
-        return self._ids[prompt.id]
+        return Drawn(self._answers.ids_of(self._asked.pool[answer.prompt]), answer.tokens, answer.log_probs)
 
     # What the loop calls.
 
     def begin(self, number: int, weights: Callable[[], Weights], module: torch.nn.Module) -> None:
         """As `Rounds`."""
         weights = cache(weights)  # ranks gather them together, so all of them ask as often
+        if self._stage.instance == "model" and number > self._rounds - self._settings.average:
+            self._keep_point(number, weights())
         made = self._agree(read_round(self._stage.folder, number))
         now = ""
         if made is None or self._settings.staleness:
@@ -129,8 +114,19 @@ class OnlineRounds:
                 self._clean(number)
             dist.barrier()
         if made.ahead and number + 1 < self._rounds:
-            self._ahead = Ahead(lambda: self._answers(number + 1, weights, made.ahead))  # of a copy: training goes on
+            self._ahead = Ahead(lambda: self._answers.of(number + 1, weights, made.ahead))  # of a copy: training goes on
         self._told = {**made.metrics, **self._told}
+
+    def _keep_point(self, number: int, weights: Weights) -> None:
+        """The weights that a round begins with, for the mean of the last. A run that goes on within the round has them."""
+        folder = self._stage.folder / POINTS_FOLDER / f"{number:05d}"
+        if dist.get_rank() or folder.exists():
+            return
+        draft = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / MODEL_FOLDER).mkdir(parents=True)
+        self._asked.write(weights, draft / MODEL_FOLDER)
+        draft.rename(folder)
 
     def step_done(self, step: int, samples: range, *, left_out: bool) -> None:
         """As `Rounds`."""
@@ -154,7 +150,7 @@ class OnlineRounds:
             return
         self._ledger.resume(step)
         saved = self._looks().get(str(step))
-        if saved is None:
+        if not saved:
             return
         now = self._look(step, module)
         jump = max((abs(a - b) for a, b in zip(saved, now, strict=True)), default=0.0)
@@ -189,7 +185,7 @@ class OnlineRounds:
     def close(self) -> None:
         """End engines and workers."""
         self._wait()
-        self._answerer.close()
+        self._answers.close()
         self._rewarder.close()
 
     def _wait(self) -> None:
@@ -202,18 +198,21 @@ class OnlineRounds:
     def _make(self, number: int, weights: Callable[[], Weights], now: str, module: torch.nn.Module) -> Made:
         self._wait()
         began, settings = time.perf_counter(), self._settings
-        before = read_round(self._stage.folder, number - 1) if number else None
+        before = await_round(self._stage.folder, number - 1) if number else None
         stale = before is not None and bool(before.ahead)
         has = before.ahead if before is not None and stale else now
-        known = weights if has == now else self._gone(number, has)
-        own, watched = self._answers(number, known, has, lambda: self._beat(number))
+        known = weights if has == now else self._answers.weights_that_are_gone(number, has)
+        own, watched = self._answers.of(number, known, has, lambda: self._beat(number))
         answered = time.perf_counter()
-        prompts = dict(enumerate(self._curriculum.round(number, settings.prompts)))
-        rewarded = self._everyones(self._rewarder.reward(own, prompts))
+        slots = self._answers.slots(number)
+        prompts = {place: slot.prompt for place, slot in enumerate(slots)}
+        goes_on = open_slots(own)  # a group is one rank's
+        rewarded = self._everyones(self._rewarder.reward([answer for answer in own if answer.slot not in goes_on], prompts))
+        left = self._everyones([answer for answer in own if answer.slot in goes_on])
         judged = time.perf_counter()
         lessons = self._lessons.of(number, rewarded, before.moments if before else {})
-        answers = self._measured(lessons.answers, module)
-        tokens = sum(len(answer.tokens) for answer in answers)
+        answers = sorted([*self._measured(lessons.answers, module), *left], key=_place)
+        tokens = sum(len(answer.tokens) for answer in answers) - sum(len(a.tokens) for slot in slots for a in slot.said)
         self._told = {
             "rollout_tokens_per_second": tokens / max(1e-9, answered - began),
             "rewards_per_second": len(answers) / max(1e-9, judged - answered),
@@ -221,42 +220,11 @@ class OnlineRounds:
         }
         ahead = now if settings.staleness else ""
         metrics = {**lessons.metrics, "staleness": float(stale)}
-        return Made(number, has, int(stale), ahead, tuple(answers), tuple(watched), metrics, lessons.moments)
-
-    def _answers(
-        self, number: int, weights: Callable[[], Weights], has: str, on_shard: Callable[[], None] = lambda: None
-    ) -> tuple[list[Answered], list[dict[str, Any]]]:
-        """This rank's part of a round's answers, by the weights of the checksum `has`, and what it was to watch."""
-        rank, ranks = dist.get_rank(), dist.get_world_size()
-        if not self._answerer.is_shared:
-            rank, ranks = (0, 1) if rank == 0 else (0, 0)
-        settings, folder = self._settings, self._folder(number, has)
-        asked = self._curriculum.round(number, settings.prompts)
-        slots = range(rank, settings.prompts, ranks) if ranks else range(0)
-        prompts = [Prompt(f"{number}:{slot}:{asked[slot].id}", self._prompt(asked[slot])) for slot in slots]
-        sampling = Sampling(settings.samples, max_new_tokens=settings.max_new_tokens, seed=self._stage.recipe.seed)
-        shards = folder / f"{rank}-of-{ranks}"
-        samples = self._answerer.answer(prompts, sampling, shards, weights, has, on_shard) if prompts else []
-        found = []
-        for sample in samples:
-            slot = int(sample.prompt.split(":")[1])
-            prompt, text = asked[slot], self._asked.encoder.decode(sample.tokens)
-            who = (prompt.id, prompt.task, prompt.family, prompt.route.value)
-            found.append(
-                Answered(slot, sample.number, *who, sample.tokens, sample.log_probs, sample.finish.value, text, 0.0, None)
-            )
-        watched: list[dict[str, Any]] = []
-        if rank == 0 and ranks and number % settings.watch_every_rounds == 0 and self._asked.watched:
-            watched = self._watch(folder, weights, has)
-        return found, watched
-
-    def _watch(self, folder: Path, weights: Callable[[], Weights], has: str) -> list[dict[str, Any]]:
-        """The likeliest answers to the held-out prompts that are looked at through training."""
-        known = {prompt.id: prompt for prompt in self._asked.watched}
-        prompts = [Prompt(prompt.id, self._prompt(prompt)) for prompt in known.values()]
-        sampling = Sampling(1, 0.0, max_new_tokens=self._settings.max_new_tokens)
-        samples = self._answerer.answer(prompts, sampling, folder / "watched", weights, has)
-        return [{"prompt": s.prompt, "text": self._asked.encoder.decode(s.tokens), "finish": s.finish.value} for s in samples]
+        asked = 0
+        if settings.tokens_a_round:
+            asked = (before.asked if before else 0) + sum(not slot.said for slot in slots)
+            metrics |= _spread(answers, settings.prompts)
+        return Made(number, has, int(stale), ahead, tuple(answers), tuple(watched), metrics, lessons.moments, asked)
 
     def _measured(self, answers: Sequence[Answered], module: torch.nn.Module) -> list[Answered]:
         """With the log-probabilities of what is learnt from, each measured by one rank, and what KL-Cov holds back."""
@@ -280,7 +248,7 @@ class OnlineRounds:
         """All ranks' answers, in the order of their slots."""
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, own)
-        return sorted((answer for some in everyone for answer in some), key=lambda answer: (answer.slot, answer.number))
+        return sorted((answer for some in everyone for answer in some), key=_place)
 
     def _agree(self, made: Made | None) -> Made | None:
         """Only what every rank sees is there: on a shared file system one may see a file later."""
@@ -288,24 +256,24 @@ class OnlineRounds:
         dist.all_gather_object(seen, made is not None)
         return made if all(seen) else None
 
-    def _gone(self, number: int, has: str) -> Callable[[], Weights]:
-        def weights() -> Weights:
-            raise StageError(
-                f"answers of round {number} are missing below {self._folder(number, has)}, and the weights {has} that gave them "
-                f"are behind; bring them back, or delete {self._stage.folder} and train anew"
-            )
-
-        return weights
-
     def _beat(self, number: int) -> None:
         """No token is learnt while a round is answered, and yet it goes on."""
         tokens = self.samples * self._settings.sequence_length
         self._stage.progress(number * tokens, self._settings.token_budget, "tokens")
 
-    def _folder(self, number: int, has: str) -> Path:
-        return self._stage.folder / ROUNDS / f"{number:05d}-{has}"
-
     def _clean(self, number: int) -> None:
         """The shards of a round that is on the disk have had their day."""
         for folder in (self._stage.folder / ROUNDS).glob(f"{number:05d}-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(answer: Answered) -> tuple[int, int]:
+    return answer.slot, answer.number
+
+
+def _spread(answers: Sequence[Answered], prompts: int) -> dict[str, float]:
+    """Over how many rounds answers go, and the share of groups that are not learnt from yet."""
+    goes_on = open_slots(answers)
+    ended = [answer for answer in answers if answer.slot not in goes_on]
+    told = {"groups/open_share": len(goes_on) / prompts}
+    return told | ({"rounds_an_answer": sum(len(answer.spans) for answer in ended) / len(ended)} if ended else {})

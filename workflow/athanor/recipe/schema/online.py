@@ -75,6 +75,12 @@ class Online(Training):
     samples: int = key(8, "answers a prompt: its group", low=2)
     pool: int = key(1000, "prompts of each task of the mixture, at most; 0 for all", low=0)
     max_new_tokens: int = key(64, "tokens an answer, at most", unit=Unit.TOKENS, above=0)
+    tokens_a_round: int = key(
+        0,
+        "tokens that an answer gets in one round: one that has not ended goes on in the next; 0: a round waits for its longest",
+        unit=Unit.TOKENS,
+        low=0,
+    )
     probes: int = key(8, "answers a prompt by which the start's pass rate is measured; 0: nothing is filtered by it", low=0)
     filter: PassRateFilter = key(PassRateFilter(), "prompts that are neither too easy nor too hard for the start")
     ngram: int = key(
@@ -110,6 +116,9 @@ class Online(Training):
     )
     freeze_router: bool = key(True, "the experts' routers stay as they are")
     zero: Zero = key(Zero(), "what the data ranks keep a part of each")
+    average: int = key(
+        0, "ends of the last so many rounds whose mean weights are exported and asked beside the model; 0: none", low=0
+    )
     controls: list[OnlineControl] = key([], "controls that are trained beside: random | shuffled")
     watched: int = key(16, "held-out prompts whose likeliest answers are kept through training", low=0)
     watch_every_rounds: int = key(10, "rounds between two of these looks (logging, not identity)", low=1)

@@ -31,7 +31,12 @@ class Lessons:
         self._control = OnlineControl(label) if label in set(OnlineControl) else None
 
     def of(self, number: int, answers: Sequence[Answered], moments: Mapping[str, Sequence[float]]) -> Taught:
-        """Of round `number`; `answers` in the order of slots and numbers, `moments` as the round before left them."""
+        """Of round `number`; `answers` in the order of slots and numbers, `moments` as the round before left them.
+
+        Of no answers at all there is nothing to tell, and the moments stay.
+        """
+        if not answers:
+            return Taught((), {}, {task: list(some) for task, some in moments.items()})
         slots: dict[int, list[Answered]] = {}
         for answer in answers:
             slots.setdefault(answer.slot, []).append(answer)

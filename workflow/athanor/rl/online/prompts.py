@@ -59,11 +59,11 @@ class Curriculum:
         self._asked: dict[str, int] = {}  # by task
         self._of_family: dict[tuple[str, str], int] = {}
 
-    def round(self, number: int, prompts: int) -> list[Pooled]:
-        """The prompts of a round, which may be one twice where a family has few."""
-        while len(self._drawn) < (number + 1) * prompts:
+    def take(self, first: int, count: int) -> list[Pooled]:
+        """So many prompts from the number `first` on, in the order of their asking; one may come twice where a family has few."""
+        while len(self._drawn) < first + count:
             self._drawn.append(self._next())
-        return self._drawn[number * prompts : (number + 1) * prompts]
+        return self._drawn[first : first + count]
 
     def _next(self) -> Pooled:
         slot, total = len(self._drawn), sum(self._weights.values())

@@ -7,6 +7,7 @@ a run that was killed and went on, as of any, it can be said that each was learn
 import gzip
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -17,6 +18,8 @@ from athanor.artifacts.run import StageError
 
 ROUNDS, LEDGER = "rounds", "ledger.jsonl"
 SCHEMA_VERSION = 1
+SEEN_SECONDS = 60.0  # until a shared file system shows every node what one has written
+OPEN = "open"  # beside an engine's reasons to finish: it goes on in the next round
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Answered:
     old: tuple[float, ...] = ()  # log-probabilities under the round's first weights, by the trainer; of what is learnt from
     reference: tuple[float, ...] = ()  # under the start's
     chosen: tuple[bool, ...] = ()  # tokens that KL-Cov holds back
+    spans: tuple[tuple[int, str], ...] = ()  # (tokens, sum of the weights that drew them), where answers go on over rounds
 
     @property
     def id(self) -> str:
@@ -59,6 +63,7 @@ class Made:
     watched: tuple[dict[str, Any], ...] = ()  # what the same held-out prompts are answered with
     metrics: dict[str, float] = field(default_factory=dict)
     moments: dict[str, list[float]] = field(default_factory=dict)  # of rewards, where a comparison keeps some
+    asked: int = 0  # prompts that were asked up to here, where answers go on over rounds
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -70,10 +75,11 @@ def write_round(folder: Path, made: Made) -> None:
     """Durably, and at once or not at all."""
     path = path_of(folder, made.number)
     path.parent.mkdir(exist_ok=True)
-    head = {"schema_version": SCHEMA_VERSION, **{k: v for k, v in asdict(made).items() if k != "answers"}}
+    head = {"schema_version": SCHEMA_VERSION, **{k: v for k, v in asdict(made).items() if k not in ("answers", "asked")}}
+    head |= {"asked": made.asked} if made.asked else {}
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-        for row in (head, *map(asdict, made.answers)):
+        for row in (head, *map(_row, made.answers)):
             file.write(json.dumps(row, ensure_ascii=False).encode(errors="surrogateescape") + b"\n")
     with partial.open("rb") as file:
         os.fsync(file.fileno())
@@ -90,8 +96,30 @@ def read_round(folder: Path, number: int) -> Made | None:
         rows = [json.loads(line) for line in lines]
     del head["schema_version"]
     tuples = ("tokens", "log_probs", "old", "reference", "chosen")
-    answers = tuple(Answered(**{**row, **{name: tuple(row[name]) for name in tuples}}) for row in rows)
+    answers = tuple(
+        Answered(**{**row, **{name: tuple(row[name]) for name in tuples}, "spans": tuple(map(tuple, row.get("spans", ())))})
+        for row in rows
+    )
     return Made(**{**head, "watched": tuple(head["watched"]), "answers": answers})
+
+
+def await_round(folder: Path, number: int) -> Made:
+    """One that is made; on a shared file system another node's may be seen later. Raises StageError."""
+    deadline = time.monotonic() + SEEN_SECONDS
+    while (made := read_round(folder, number)) is None:
+        if time.monotonic() > deadline:
+            raise StageError(f"{path_of(folder, number)} is made and not to be seen; look at the file system, and start again")
+        time.sleep(0.2)
+    return made
+
+
+def _row(answer: Answered) -> dict[str, Any]:
+    return {name: value for name, value in asdict(answer).items() if name != "spans" or value}
+
+
+def open_slots(answers: Iterable[Answered]) -> set[int]:
+    """Those of whose answers one goes on."""
+    return {answer.slot for answer in answers if answer.finish == OPEN}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -156,7 +184,10 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
 
 
 def settle_accounts(ledger: Sequence[Mapping[str, Any]], rounds: Sequence[Made]) -> dict[str, int]:
-    """That each answer worth learning from was learnt from once, and how many there were. Raises StageError."""
+    """That each answer worth learning from was learnt from once, and how many there were. Raises StageError.
+
+    An answer that goes on over rounds is one of the round in which its group has ended.
+    """
     learnt: dict[tuple[int, str], int] = {}
     for row in ledger:
         for answer in row["answers"]:
@@ -168,6 +199,8 @@ def settle_accounts(ledger: Sequence[Mapping[str, Any]], rounds: Sequence[Made])
             f"the ledger and the rounds differ: {len(twice)} answers learnt from twice, {len(wanted - learnt.keys())} lost, "
             f"{len(learnt.keys() - wanted)} of no round; train this stage anew, and report it"
         )
-    answers = sum(len(made.answers) for made in rounds)
+    open_in = [open_slots(made.answers) for made in rounds]
+    answers = sum(answer.slot not in slots for made, slots in zip(rounds, open_in, strict=True) for answer in made.answers)
     left_out = sum(row["left_out"] for row in ledger)
-    return {"rounds": len(rounds), "answers": answers, "learnt_from": len(wanted), "steps_left_out": left_out}
+    found = {"rounds": len(rounds), "answers": answers, "learnt_from": len(wanted), "steps_left_out": left_out}
+    return found | ({"groups_open": len(open_in[-1])} if rounds and rounds[-1].asked else {})
