@@ -21,6 +21,7 @@ from athanor.training.deepspeed.online import (
     PolicyLoss,
     answer_log_probs,
     chosen_by_covariance,
+    engine_off_by,
     freeze,
 )
 from athanor.training.deepspeed.ranks import connected
@@ -56,6 +57,13 @@ def test_trainers_log_probabilities_are_those_that_the_engine_drew_by(folder: Pa
         assert [len(row) for row in found] == [len(one.answer) for one in drawn]
         for row, one in zip(found, drawn, strict=True):
             assert row == pytest.approx(one.log_probs, abs=1e-5)
+
+
+def test_engine_that_draws_by_other_weights_is_told_by_some_answers(folder: Path, drawn: list[Drawn]) -> None:
+    model = read_model(folder).eval()
+    assert engine_off_by(model, drawn, PADDING, 4) < 1e-5 and engine_off_by(model, [], PADDING, 4) == 0
+    other = [Drawn(one.prompt, one.answer, (*one.log_probs[:-1], one.log_probs[-1] - 0.5)) for one in drawn]
+    assert engine_off_by(model, other, PADDING, 4) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_loss_of_a_step_does_not_depend_on_how_it_is_cut(folder: Path, drawn: list[Drawn]) -> None:

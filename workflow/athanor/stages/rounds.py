@@ -39,10 +39,19 @@ from athanor.stages.handover import Ahead, Weights
 from athanor.stages.rewarding import Rewarder
 from athanor.stages.round_answers import Asked, RoundAnswers
 from athanor.training import policy
-from athanor.training.deepspeed.online import Drawn, Learnable, PolicyLoss, answer_log_probs, chosen_by_covariance, reference_of
+from athanor.training.deepspeed.online import (
+    Drawn,
+    Learnable,
+    PolicyLoss,
+    answer_log_probs,
+    chosen_by_covariance,
+    engine_off_by,
+    reference_of,
+)
 
 LOOKED_AT = "log_probs.json"  # at the last saves; no part of the result
 LOOKS = 16  # answers
+SAME_NATS = 1e-4  # engine and trainer are one model in one precision where they differ by no more
 
 
 class OnlineRounds:
@@ -211,7 +220,9 @@ class OnlineRounds:
         left = self._everyones([answer for answer in own if answer.slot in goes_on])
         judged = time.perf_counter()
         lessons = self._lessons.of(number, rewarded, before.moments if before else {})
-        answers = sorted([*self._measured(lessons.answers, module), *left], key=_place)
+        answers = sorted(
+            [*self._measured(lessons.answers, module, now=not (stale or settings.tokens_a_round)), *left], key=_place
+        )
         tokens = sum(len(answer.tokens) for answer in answers) - sum(len(a.tokens) for slot in slots for a in slot.said)
         self._told = {
             "rollout_tokens_per_second": tokens / max(1e-9, answered - began),
@@ -226,14 +237,18 @@ class OnlineRounds:
             metrics |= _spread(answers, settings.prompts)
         return Made(number, has, int(stale), ahead, tuple(answers), tuple(watched), metrics, lessons.moments, asked)
 
-    def _measured(self, answers: Sequence[Answered], module: torch.nn.Module) -> list[Answered]:
-        """With the log-probabilities of what is learnt from, each measured by one rank, and what KL-Cov holds back."""
+    def _measured(self, answers: Sequence[Answered], module: torch.nn.Module, *, now: bool) -> list[Answered]:
+        """With the log-probabilities of what is learnt from, each measured by one rank, and what KL-Cov holds back.
+
+        `now`: the round's first weights have drawn them, every token.
+        """
         objective, size = self._settings.objective, self._settings.parallel.micro_batch_size
         learnt = sorted((a for a in answers if a.advantage is not None), key=lambda a: (len(a.tokens), a.id))
         own = learnt[dist.get_rank() :: dist.get_world_size()]
         rows = [self._drawn(answer) for answer in own]
         padding = self._asked.encoder.padding
-        old = answer_log_probs(module, rows, padding, size)
+        old = self._as_drawn(rows, module) if now else None
+        old = old or answer_log_probs(module, rows, padding, size)
         reference = (
             answer_log_probs(self._reference(), rows, padding, size) if objective.reference_kl and rows else [()] * len(own)
         )
@@ -243,6 +258,13 @@ class OnlineRounds:
             chosen = chosen_by_covariance([(a.old, a.advantage or 0.0) for a in measured], objective.kl_cov_share)
             found = {answer.id: replace(answer, chosen=some) for answer, some in zip(measured, chosen, strict=True)}
         return [found.get(answer.id, answer) for answer in answers]
+
+    def _as_drawn(self, rows: Sequence[Drawn], module: torch.nn.Module) -> list[tuple[float, ...]] | None:
+        """What the engine drew by, where the trainer says the same of some answers of every rank: it need not say it of all."""
+        padding, size = self._asked.encoder.padding, self._settings.parallel.micro_batch_size
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, engine_off_by(module, rows, padding, size))
+        return [row.log_probs for row in rows] if max(everyone) <= SAME_NATS else None
 
     def _everyones(self, own: Sequence[Answered]) -> list[Answered]:
         """All ranks' answers, in the order of their slots."""

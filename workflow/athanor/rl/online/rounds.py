@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def write_round(folder: Path, made: Made) -> None:
     """Durably, and at once or not at all."""
     path = path_of(folder, made.number)
     path.parent.mkdir(exist_ok=True)
-    head = {"schema_version": SCHEMA_VERSION, **{k: v for k, v in asdict(made).items() if k not in ("answers", "asked")}}
+    head = {"schema_version": SCHEMA_VERSION, **{k: v for k, v in vars(made).items() if k not in ("answers", "asked")}}
     head |= {"asked": made.asked} if made.asked else {}
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
@@ -114,7 +114,7 @@ def await_round(folder: Path, number: int) -> Made:
 
 
 def _row(answer: Answered) -> dict[str, Any]:
-    return {name: value for name, value in asdict(answer).items() if name != "spans" or value}
+    return {name: value for name, value in vars(answer).items() if name != "spans" or value}
 
 
 def open_slots(answers: Iterable[Answered]) -> set[int]:

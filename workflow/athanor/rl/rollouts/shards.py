@@ -62,7 +62,7 @@ def read_samples(paths: Sequence[Path]) -> Iterator[Sample]:
 
 def _write(path: Path, header: str, samples: Iterator[Sample]) -> None:
     """Sorted, since engines give samples in any order."""
-    rows = [asdict(sample) for sample in sorted(samples, key=lambda sample: (sample.prompt, sample.number))]
+    rows = [vars(sample) for sample in sorted(samples, key=lambda sample: (sample.prompt, sample.number))]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(f"{line}\n" for line in (header, *map(json.dumps, rows))), encoding="utf-8")
     os.replace(partial, path)

@@ -16,6 +16,7 @@ from athanor.training.deepspeed.task import Batch, ModuleTask, Rounds
 from athanor.training.world import ON_CPU
 
 ROUTER = ".mlp.gate.weight"  # how weights of routers end, in the Hugging Face forms of Qwen3-MoE and GLM-4-MoE
+COMPARED = 16  # answers of a rank in a round, between engine and trainer
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,14 @@ def answer_log_probs(module: torch.nn.Module, rows: Sequence[Drawn], padding: in
                 at = len(drawn.prompt) - 1
                 found.append(tuple(row[at : at + len(drawn.answer)].tolist()))
     return found
+
+
+def engine_off_by(module: torch.nn.Module, rows: Sequence[Drawn], padding: int, micro_batch: int) -> float:
+    """How far the module is from what the engine drew tokens by, in nats: the most over about COMPARED of the rows; 0 of none."""
+    some = rows[:: max(1, len(rows) // COMPARED)]
+    said = answer_log_probs(module, some, padding, micro_batch)
+    pairs = (pair for row, one in zip(some, said, strict=True) for pair in zip(row.log_probs, one, strict=True))
+    return max((abs(drawn - found) for drawn, found in pairs), default=0.0)
 
 
 def chosen_by_covariance(answers: Sequence[tuple[Sequence[float], float]], share: float) -> list[tuple[bool, ...]]:
