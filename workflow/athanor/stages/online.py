@@ -14,6 +14,7 @@ from athanor.models.folder_files import MODEL_FOLDER
 from athanor.rl.online.browser import THROUGH_TRAINING_FILE, write_through_training
 from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE, Pooled
 from athanor.rl.online.rounds import LEDGER, Made, path_of, read_ledger, read_round, settle_accounts
+from athanor.stages.external import hand_over
 from athanor.stages.pretrain import failures_so_far
 from athanor.stages.rounds import Asked, OnlineRounds
 from athanor.training.deepspeed.loop import train
@@ -24,8 +25,11 @@ from athanor.training.deepspeed.online import PolicyLoss, online_learning
 def run(stage: StageRun) -> Outcome:
     """Train from the exported weights of the artifact `start`; instance `model`, or a control (`random`, `shuffled`).
 
-    Beside what every training leaves: `rounds/`, `ledger.jsonl`, and `through_training.html`, answers to the same prompts.
+    Beside what every training leaves: `rounds/`, `ledger.jsonl`, and `through_training.html`, answers to the same prompts. Where
+    another trainer makes the model, `stages/external.py` says what it leaves.
     """
+    if stage.instance == "model" and stage.recipe.online.external.command:
+        return hand_over(stage)
     settings, start = stage.recipe.online, stage.input_named("start").folder / MODEL_FOLDER
     pool = stage.input_named("pool").folder
     encoder, loss = ChatEncoder(start), PolicyLoss(settings.objective)

@@ -1,6 +1,7 @@
 """Online RL: the problems that are asked, what an answer is worth, and what is learnt from it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from athanor.recipe.schema.choices import Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, Route
 from athanor.recipe.schema.keys import key
@@ -46,6 +47,23 @@ class Objective:
         2e-3, "share of a step's tokens, those whose log-probability and advantage vary together most", above=0, high=1
     )
     negatives: float = key(0.5, "oreal: what wrong answers count beside right ones", low=0, high=10)
+
+
+@dataclass
+class External:
+    """Another trainer for `model`; controls stay with Athanor's (docs/online-rl.md, "Handing over to another trainer").
+
+    Its own packages are no part of the identity, but a lock file among `files` is.
+    """
+
+    command: str = key(
+        "",
+        "runs it, without a shell, in the project's folder and once a rank; {handover} is the file that says what is to be "
+        "learnt. Empty: Athanor's own trainer",
+    )
+    files: list[str] = key([], "its scripts and settings, relative to the project: what they hold is identity")
+    version: str = key("", "a command whose first line of output is recorded with the result (not identity)")
+    settings: dict[str, Any] = key({}, "handed over as they are", nested=True)
 
 
 @dataclass
@@ -97,5 +115,6 @@ class Online(Training):
     freeze_router: bool = key(True, "the experts' routers stay as they are")
     zero: Zero = key(Zero(), "what the data ranks keep a part of each")
     controls: list[OnlineControl] = key([], "controls that are trained beside: random | shuffled")
+    external: External = key(External(), "another trainer instead of Athanor's own")
     watched: int = key(16, "held-out prompts whose likeliest answers are kept through training", low=0)
     watch_every_rounds: int = key(10, "rounds between two of these looks (logging, not identity)", low=1)
