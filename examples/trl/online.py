@@ -13,6 +13,7 @@ weights of the mixture, and Athanor's verifiers judge the answers: 1 for what en
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -98,7 +99,7 @@ def main(path: Path) -> int:
     prompts = [Pooled.of(row) for row in read_rows(Path(handover.inputs["pool"].path))]
     encoder, tokenizer = ChatEncoder(start), PreTrainedTokenizerFast.from_pretrained(start)
     config = configured(handover)
-    a_step = config.per_device_train_batch_size * PartialState().num_processes
+    a_step = config.per_device_train_batch_size * config.world_size
     watch = Watch(handover, a_step * handover.asked.sequence_length)
     watch.listen()
     asked = Dataset.from_list([row(prompt, encoder, tokenizer) for prompt in in_their_order(prompts, handover)])
@@ -117,7 +118,7 @@ def main(path: Path) -> int:
 def configured(handover: Handover) -> GRPOConfig:
     """The settings, and what follows from the handover. Exits where they contradict it."""
     settings, asked = dict(handover.settings), handover.asked
-    steps, ranks = int(settings.pop("steps_a_round", STEPS_A_ROUND)), PartialState().num_processes
+    steps, ranks = int(settings.pop("steps_a_round", STEPS_A_ROUND)), int(os.environ.get("WORLD_SIZE", "1"))
     a_round = asked.prompts * asked.samples
     if a_round % (steps * ranks):
         sys.exit(f"steps_a_round={steps}: a round of {a_round} answers does not cut into so many steps of {ranks} ranks")
@@ -147,7 +148,10 @@ def configured(handover: Handover) -> GRPOConfig:
         "save_steps": steps,
         "save_total_limit": 2,
     }
-    return GRPOConfig(**{**usual, **settings, **decided})
+    config = GRPOConfig(**{**usual, **settings, **decided})
+    if config.world_size != ranks:
+        sys.exit(f"{ranks} ranks were started, and {config.world_size} found each other: is accelerate configured otherwise?")
+    return config
 
 
 def in_their_order(prompts: Sequence[Pooled], handover: Handover) -> list[Pooled]:

@@ -161,13 +161,14 @@ def test_every_rank_starts_the_trainer_with_the_same_handover(place: Path) -> No
 
 
 def test_lines_that_a_later_attempt_did_again_count_once(tmp_path: Path) -> None:
-    for name, steps in (("1", (1, 2, 3)), ("2", (3, 4))):
+    for name, steps in (("1", (1, 2, 3)), ("2", (3, 4)), ("4", (5,))):
         for step in steps:
             tell(tmp_path / name, Told(step, 10 * step, {"attempt": float(name)}))
-    with (tmp_path / "1").open("a") as torn:
-        torn.write('{"step": 4, "tok')
-    joined = join_told(tmp_path / name for name in ("1", "2", "3"))
-    assert [(told.step, told.values["attempt"]) for told in joined] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+    for name, wrong in (("1", '{"step": 4, "tok'), ("2", "what is no line\n"), ("4", '{"step": 6, "tokens": 60}\n')):
+        with (tmp_path / name).open("a") as file:
+            file.write(wrong)
+    joined = join_told(tmp_path / name for name in ("1", "2", "3", "4"))
+    assert [(told.step, told.values.get("attempt")) for told in joined] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (6, None)]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """The file that says what another trainer is to learn, and the lines in which it tells how far it is. Standard library only."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,20 @@ class Follower:
         return ContractError(f"{self._path}: line {self._lines}, {line.decode(errors='replace').strip()[:200]}: {why}")
 
 
-def join_told(attempts: Iterator[Path]) -> list[Told]:
-    """The lines of all attempts, oldest first, without those that a later attempt did again."""
+def join_told(attempts: Iterable[Path]) -> list[Told]:
+    """The lines of all attempts, oldest first, without those that a later attempt did again.
+
+    Of one that ended at a line which is none, those before it.
+    """
     joined: list[Told] = []
     for path in attempts:
-        again = list(Follower(path).new())
+        again: list[Told] = []
+        with contextlib.suppress(ContractError):
+            for told in Follower(path).new():
+                again.append(told)
         if again:
-            joined = [told for told in joined if told.step < again[0].step]
+            first = again[0]
+            joined = [told for told in joined if told.step < first.step and told.tokens <= first.tokens]
         joined += again
     return joined
 
