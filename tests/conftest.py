@@ -56,6 +56,7 @@ START_PROCESSES = (
     "tests/rl/tasks/test_problems_stage.py",
     "tests/rl/tasks/test_problems.py",
     "tests/rl/test_handover.py",
+    "tests/rl/external/",
     "tests/rl/test_judging.py",
     "tests/tracking/test_drain.py",
     "tests/tracking/test_process.py",

@@ -34,7 +34,7 @@ from athanor.evaluation.results import (
     read_training,
     write_results,
 )
-from athanor.evaluation.rounds import from_to, rounds_of
+from athanor.evaluation.rounds import from_to, handed_over, rounds_of
 from athanor.evaluation.scores import Score, compare_scores
 from athanor.evaluation.summary import write_summary
 from athanor.recipe.schema.choices import Suite
@@ -241,3 +241,20 @@ def test_online_rounds_are_told_from_beginning_to_end_and_drawn(results: Campaig
     assert "0.266 → 0.453" in page and "0.969 → 0.594" in page and "0.500 → 0.500" in page
     assert "Online RL" not in _page(tmp_path / "bare", results)
     assert ONLINE_FIGURE in write_figures(tmp_path, learnt) and ONLINE_FIGURE not in write_figures(tmp_path / "bare", results)
+
+
+def test_model_of_another_trainer_is_told_as_such(results: CampaignResults, tmp_path: Path) -> None:
+    lines = [{"step": n, "tokens": 100 * n, "reward": n / 8, **({"loss": 1.0} if n < 3 else {})} for n in range(1, 9)]
+    one = handed_over(
+        "model", {"command": "train <this> {handover}", "version": "crucible 1.2"}, [*lines, {**lines[-1], "kl": math.nan}]
+    )
+    assert (one.steps, one.tokens, one.measured["loss"][2:4]) == (8, 800, [None, None])
+    learnt = replace(results, handed_over=[one])
+    page = _page(tmp_path, learnt)
+    assert "handed over to an external trainer" in page and "train &lt;this&gt; {handover}" in page and "crucible 1.2" in page
+    assert "0.188 → 1.000" in page and "8 steps, 800 tokens" in page and "nan" not in page
+    assert "external trainer" not in _page(tmp_path / "bare", results)
+    write_results(tmp_path / "results.json", learnt)
+    [told] = json.loads((tmp_path / "results.json").read_text())["handed_over"]
+    assert told["version"] == "crucible 1.2" and told["measured"]["kl"] == [None] * 9
+    assert ONLINE_FIGURE not in write_figures(tmp_path, learnt), "it has no rounds of ours"

@@ -278,6 +278,10 @@ RERUN |= {
     "online.zero.stage": (0, NOTHING),
     "online.zero.offload": (True, NOTHING),
     "online.controls": (["random"], ONLINE),  # one more model beside the other
+    "online.external.command": ("train {handover}", ONLINE),
+    "online.external.files": (["train.py"], NOTHING),  # of no command, as the rest
+    "online.external.version": ("train --version", NOTHING),
+    "online.external.settings": ({"lr": 1e-6}, NOTHING),
     "online.watched": (8, POOL),
     "online.watch_every_rounds": (2, NOTHING),
     "preference.kind": ("kto", PREFERENCE),

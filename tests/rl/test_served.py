@@ -48,11 +48,11 @@ def test_served_answers_are_the_models_own(server: Server, folder: Path, asked: 
     assert len(drawn) == 3 * len(asked)
     assert drawn == answers(engine, asked[::-1], Sampling(samples=3, max_new_tokens=16, seed=9)), "a prompt has its own seed"
     assert drawn != answers(engine, asked, Sampling(samples=3, max_new_tokens=16, seed=10))
-    process = server._process
-    assert process is not None
+    child = server._child
+    assert child is not None
     engine.close()
     with pytest.raises(ProcessLookupError):
-        os.kill(process.pid, 0)
+        os.kill(child.pid, 0)
 
 
 def test_server_that_dies_is_started_again_and_no_answer_is_lost(folder: Path, asked: list[Prompt], tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_direct_launch_gives_every_rank_its_torch_variables(checkout: Checkout, 
         assert (env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"]) == ("2", "2")
         assert (env["NODE_RANK"], env["NNODES"], env["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
         assert (env["OMP_NUM_THREADS"], env["SUBMITIT_ATTEMPT"], env["TMPDIR"]) == ("3", "1", "scratch")
+        assert env["SUBMITIT_GRACE_SECONDS"] == "110"  # of the signal's 120 before walltime, less what recording takes
     assert envs[0]["MASTER_PORT"] == envs[1]["MASTER_PORT"]
     attempt = Attempt(Path(envs[0]["SUBMITIT_ATTEMPT_FOLDER"]))
     assert (checkout.folder / "logs/train.log").read_text() == "I am 0\n"

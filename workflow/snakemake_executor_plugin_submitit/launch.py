@@ -149,6 +149,7 @@ class StageTask:
         env.setdefault("OMP_NUM_THREADS", str(self.cpus_per_task))
         env["SUBMITIT_ATTEMPT"] = str(self.earlier_starts + restart + 1)
         env["SUBMITIT_ATTEMPT_FOLDER"] = self.attempt_folder
+        env["SUBMITIT_GRACE_SECONDS"] = f"{self.grace_seconds:g}"
         if self.roll_back and restart == 0:
             env["SUBMITIT_ROLL_BACK"] = "1"
         return env

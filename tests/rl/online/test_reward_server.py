@@ -43,8 +43,8 @@ def stage(folder: Path) -> StageRun:
 
 def server_of(server: RewardServer) -> int:
     keeper = server._keeper
-    assert keeper is not None and keeper._server._process is not None
-    return keeper._server._process.pid
+    assert keeper is not None and keeper._server._child is not None
+    return keeper._server._child.pid
 
 
 def test_scores_are_the_models_own_and_a_killed_server_is_started_again(

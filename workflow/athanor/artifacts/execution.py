@@ -305,6 +305,7 @@ def _manifest(stage: StageRun, artifact: Artifact, outcome: Outcome, began: floa
         metrics={name: float(v) for name, v in outcome.metrics.items() if math.isfinite(v)},  # JSON has no NaN
         versions={"python": ".".join(map(str, sys.version_info[:3])), **artifact.packages},
         jobs=tuple(j for j in [os.environ.get("SLURM_JOB_ID", "")] if j),
+        trainer=dict(outcome.trainer),
     )
     return Manifest(result, provenance)
 

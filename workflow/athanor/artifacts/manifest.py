@@ -56,6 +56,9 @@ class Provenance:
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     jobs: tuple[str, ...] = ()
+    trainer: Mapping[str, str] = field(
+        default_factory=dict
+    )  # another's program: command, version, sha256 by file; else not written
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Seal `folder`: the proof beside the bytes first, then the manifest that Snakemake sees."""
         data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        if not self.provenance.trainer:  # which manifests had not always
+            del data["provenance"]["trainer"]
         write_json(folder / SEAL, data)
         write_json(folder / MANIFEST, data)
 

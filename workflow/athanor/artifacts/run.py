@@ -61,11 +61,15 @@ class Input:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made: `files` (paths below its folder), deterministic `counters`, and `metrics`."""
+    """What a stage made: `files` (paths below its folder), deterministic `counters`, and `metrics`.
+
+    `trainer` says which program made it, where that was another's: its command, its version, and sha256 of its files.
+    """
 
     files: tuple[str, ...]
     counters: Mapping[str, int | str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    trainer: Mapping[str, str] = field(default_factory=dict)
 
 
 def node_name() -> str:

@@ -12,7 +12,7 @@ from athanor.artifacts.files import write_json
 from athanor.artifacts.strict_json import number, read_lines
 from athanor.evaluation.difficulty import NodeDifficulty
 from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
-from athanor.evaluation.rounds import OnlineRounds
+from athanor.evaluation.rounds import HandedOver, OnlineRounds
 from athanor.evaluation.scores import ScoreRow
 
 RESULTS_FILE = "results.json"
@@ -141,6 +141,7 @@ class CampaignResults:
     pair_losses: Sequence[PairLoss] = ()
     difficulty: Sequence[NodeDifficulty] = ()  # of training questions, each node of the taxonomy before what is below it
     online: Sequence[OnlineRounds] = ()
+    handed_over: Sequence[HandedOver] = ()
 
     @property
     def final(self) -> Training:
@@ -274,6 +275,7 @@ def write_results(path: Path, results: CampaignResults) -> None:
             "chosen": [asdict(chosen) for chosen in results.chosen],
             "pair_losses": [asdict(loss) for loss in results.pair_losses],
             **({"online": [asdict(rounds) for rounds in results.online]} if results.online else {}),
+            **({"handed_over": [asdict(one) for one in results.handed_over]} if results.handed_over else {}),
             **({"difficulty": [asdict(node) for node in results.difficulty]} if results.difficulty else {}),
         },
     )

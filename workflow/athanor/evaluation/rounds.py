@@ -1,5 +1,6 @@
 """What online RL's rounds were like, from the first to the last: how often answers were right, and what was left to learn."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,30 @@ class OnlineRounds:
     def rounds(self) -> int:
         """How many there were."""
         return len(self.entropy)
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """A model that another trainer made: by which command, what that called itself, and its own measurements, line by line."""
+
+    model: str
+    trainer: str
+    version: str
+    steps: int
+    tokens: int
+    measured: Mapping[str, Sequence[float | None]]
+
+
+def handed_over(model: str, trainer: Mapping[str, str], lines: Sequence[Mapping[str, float]]) -> HandedOver:
+    """From what its manifest says of the trainer, and the lines that this told, each with step and tokens."""
+    names = dict.fromkeys(name for line in lines for name in line if name not in ("step", "tokens"))
+    measured = {name: [_finite(line.get(name)) for line in lines] for name in names}
+    steps, tokens = (int(lines[-1][name]) for name in ("step", "tokens"))
+    return HandedOver(model, trainer["command"], trainer["version"], steps, tokens, measured)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def rounds_of(model: str, metrics: Sequence[Mapping[str, float]]) -> OnlineRounds:

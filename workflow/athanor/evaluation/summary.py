@@ -8,7 +8,7 @@ from athanor.evaluation.difficulty import NodeDifficulty
 from athanor.evaluation.figures import task_label
 from athanor.evaluation.rankings import Chosen, PairLoss, Ranking
 from athanor.evaluation.results import CampaignResults, DomainLoss, PassRates, Selected, TaskLoss, Tried
-from athanor.evaluation.rounds import OnlineRounds, from_to
+from athanor.evaluation.rounds import HandedOver, OnlineRounds, from_to
 from athanor.evaluation.scores import ScoreRow
 from athanor.recipe.schema.choices import Difficulty
 
@@ -52,6 +52,7 @@ def write_summary(path: Path, results: CampaignResults, inputs: Mapping[str, str
 {_chosen(results.chosen)}
 {_pair_losses(results.pair_losses)}
 {_online(results.online)}
+{_handed_over(results.handed_over)}
 <h2>Milestones: held-out loss, nats per token</h2>
 {_table(["milestone", "tokens", *(escape(d.domain) for d in results.domains)], milestones)}
 <h2>Figures</h2>
@@ -175,16 +176,30 @@ def _online(models: Sequence[OnlineRounds]) -> str:
     if not models:
         return ""
 
-    def moved(values: Sequence[float | None]) -> str:
-        begin, end = from_to(values)
-        return "" if begin is None or end is None else f"{begin:.3f} → {end:.3f}"
-
     head = ["model", "rounds", "drawn answers right", "entropy, nats/token", "groups learnt from", "tokens an answer"]
     rows = [
-        [escape(m.model), f"{m.rounds:,}", *map(moved, (m.pass_rate, m.entropy, m.learnt_share, m.answer_tokens))] for m in models
+        [escape(m.model), f"{m.rounds:,}", *map(_moved, (m.pass_rate, m.entropy, m.learnt_share, m.answer_tokens))]
+        for m in models
     ]
     table = _table(head, rows, model_column=2)
     return f"<h2>Online RL: training prompts, first quarter of the rounds → last</h2>\n{table}"
+
+
+def _moved(values: Sequence[float | None]) -> str:
+    begin, end = from_to(values)
+    return "" if begin is None or end is None else f"{begin:.3f} → {end:.3f}"
+
+
+def _handed_over(models: Sequence[HandedOver]) -> str:
+    """Measurements are the other trainer's own, under its own names."""
+    parts = []
+    for one in models:
+        told = f"{one.model}: {one.steps:,} steps, {one.tokens:,} tokens,"
+        by = f"by <code>{escape(one.trainer)}</code> {escape(one.version)}"
+        rows = [[escape(name), _moved(values)] for name, values in one.measured.items()]
+        table = _table(["its own measurement", "first quarter → last"], rows, model_column=1) if rows else ""
+        parts.append(f"<h2>Online RL: handed over to an external trainer</h2>\n<p>{told} {by}</p>\n{table}")
+    return "\n".join(parts)
 
 
 def _rankings(rows: Sequence[Ranking]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from athanor.recipe.combinations import illegal_combinations
 from athanor.recipe.environments import environments
+from athanor.recipe.external import illegal_external, illegal_external_files
 from athanor.recipe.finetuning import illegal_finetuning
 from athanor.recipe.folders import illegal_folders, not_sha256
 from athanor.recipe.generators import illegal_problems, other_versions
@@ -36,6 +37,7 @@ def inconsistencies(recipe: Recipe, project: Path) -> list[Problem]:
         *illegal_folders(recipe, project),
         *illegal_start(recipe, project),
         *illegal_generator_files(recipe, project),
+        *illegal_external_files(recipe, project),
     ]
 
 
@@ -153,5 +155,5 @@ def _exists(path: str, project: Path) -> bool:
 
 RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _model, _milestones, _sources, illegal_training, illegal_finetuning, illegal_combinations, illegal_virtual_tokens,
-    illegal_preference, illegal_online, illegal_reward, illegal_reward_training, illegal_export, _suites,
+    illegal_preference, illegal_online, illegal_external, illegal_reward, illegal_reward_training, illegal_export, _suites,
 )  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from athanor.recipe.external import external_section, is_handed_over, trains_online
 from athanor.recipe.graph import FINE_TUNED, OFFLINE, PREFERENCE, PROBLEMS, Artifact, Graph
 from athanor.recipe.preference import illegal_module_training
 from athanor.recipe.problems import Problem
@@ -44,7 +45,9 @@ def learn_online(
     learnt = {}
     for label in ("model", *r.online.controls):
         more = {"rewards": label} if label != "model" else {"online.average": r.online.average} if r.online.average else {}
-        learnt[str(label)] = graph.add("online", str(label), {**online_section(r), **more}, upstreams)
+        handed_over = label == "model" and is_handed_over(r)
+        section = external_section(r, graph.project) if handed_over else {**online_section(r), **more}
+        learnt[str(label)] = graph.add("online", str(label), section, upstreams)
     return problems, learnt
 
 
@@ -112,7 +115,8 @@ def illegal_online(r: Recipe) -> Iterator[Problem]:
     if OnlineControl.RANDOM in o.controls and Route.REWARD_MODEL in _routes(r).values():
         advice = "draws rewards of 0 and 1, and the reward model's have no such scale; use shuffled"
         yield Problem(f"{where}.controls", [control.value for control in o.controls], advice)
-    yield from illegal_module_training(o, o.zero, where)
+    if trains_online(r):
+        yield from illegal_module_training(o, o.zero, where)
 
 
 def _prompts(r: Recipe) -> Iterator[Problem]:
@@ -158,7 +162,7 @@ def _rounds(r: Recipe) -> Iterator[Problem]:
     o, where = r.online, "online"
     whole = o.prompts * o.samples * o.sequence_length
     told = f"a round of {o.prompts} x {o.samples} answers of {o.sequence_length} tokens"
-    sizes = {f"{where}.batch_tokens": o.batch_tokens}
+    sizes = {f"{where}.batch_tokens": o.batch_tokens} if trains_online(r) else {}
     sizes |= {f"{where}.batch_switches[{i}].batch_tokens": switch.batch_tokens for i, switch in enumerate(o.batch_switches)}
     for name, size in sizes.items():
         if size > 0 and whole % size:

@@ -112,7 +112,7 @@ def _type(hint: Any, field: Field[Any]) -> str:
     if is_dataclass(hint):
         return "section"
     if hint is Any:
-        return "text, number, true or false, or a list"
+        return f"text, number, true or false, {'a section, ' if field.metadata['nested'] else ''}or a list"
     if issubclass(hint, StrEnum):
         return " \\| ".join(f"`{choice}`" for choice in hint)
     if unit := field.metadata["unit"]:

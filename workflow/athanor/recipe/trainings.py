@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from athanor.recipe.external import is_handed_over, trains_online
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem
@@ -11,7 +12,8 @@ from athanor.recipe.schema.training import Training
 from athanor.recipe.units import Unit, format_quantity
 
 KNOWN_IN = {"source": "data.sources", "task": "sft.tasks"}
-OF_MODULES = ("preference", "online")
+ONLINE = "online"
+OF_MODULES = ("preference", ONLINE)
 SMALLEST_WEIGHT = 1 / 2048  # the sample order is laid out in blocks of 4,096 (data.mixture)
 
 
@@ -20,6 +22,8 @@ def illegal_training(r: Recipe) -> Iterator[Problem]:
     for section, settings in r.trainings().items():
         if section in OF_MODULES or section in r.reward_trainings():  # no layout of Megatron's; mixtures of their own
             yield from _lengths(r, settings, section)
+            if section == ONLINE and is_handed_over(r) and not trains_online(r):
+                continue  # steps and rates are the other trainer's
             yield from illegal_batches(settings, section)
             yield from _schedule(settings, section)
             continue

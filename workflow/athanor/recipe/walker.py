@@ -44,7 +44,7 @@ def _convert(hint: Any, value: Any, where: str, spec: Field[Any], problems: list
     """`value` as `hint`, or MISSING with a problem recorded."""
     origin = get_origin(hint)
     if hint is Any:
-        return _plain(value, where, problems)
+        return _nested(value, where, problems) if spec.metadata.get("nested") else _plain(value, where, problems)
     if is_dataclass(hint):
         assert isinstance(hint, type)
         return walk(hint, value, where, problems)
@@ -87,6 +87,15 @@ def _plain(value: Any, where: str, problems: list[Problem]) -> Any:
             problems.append(Problem(where, _brief(value), "expected text, a number, true or false, or a list of them"))
             return MISSING
     return value
+
+
+def _nested(value: Any, where: str, problems: list[Problem]) -> Any:
+    """As _plain, and sections of such values."""
+    value = _from_text(value)
+    if not isinstance(value, dict):
+        return _plain(value, where, problems)
+    entries = {str(k): _nested(v, f"{where}.{k}", problems) for k, v in value.items()}
+    return {k: v for k, v in entries.items() if v is not MISSING}
 
 
 def _from_text(value: Any) -> Any:

@@ -20,13 +20,14 @@ from athanor.evaluation.results import (
     read_tried,
     write_results,
 )
-from athanor.evaluation.rounds import OnlineRounds, rounds_of
+from athanor.evaluation.rounds import HandedOver, OnlineRounds, handed_over, rounds_of
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
 from athanor.recipe.graph import FINE_TUNED, SHUFFLED, UNTRAINED
 from athanor.recipe.mixture_search import SEARCH, mixtures
 from athanor.rl.answers import RATES_FILE
 from athanor.rl.difficulty import DIFFICULTY_FILE
+from athanor.rl.external.contract import METRICS_FILE
 from athanor.rl.online.rounds import read_metrics
 from athanor.rl.selection import SELECTION_FILE
 
@@ -55,7 +56,7 @@ def run(stage: StageRun) -> Outcome:
         raise StageError(str(error)) from error
 
     results = replace(results, rankings=_rankings(stage), chosen=_chosen(stage), pair_losses=_pair_losses(stage))
-    results = replace(results, difficulty=_difficulty(stage), online=_online(stage))
+    results = replace(results, difficulty=_difficulty(stage), online=_online(stage), handed_over=_handed_over(stage))
     figures = write_figures(stage.folder, results)
     names = {f"{a.manifest.result.stage}/{a.instance}": a.fingerprint for a in stage.inputs.values()}
     write_results(stage.folder / RESULTS_FILE, results)
@@ -98,7 +99,17 @@ def _pair_losses(stage: StageRun) -> list[PairLoss]:
 
 
 def _online(stage: StageRun) -> list[OnlineRounds]:
-    return [rounds_of(a.instance, read_metrics(a.folder)) for a in _of(stage, "online")]
+    own = [a for a in _of(stage, "online") if not a.manifest.provenance.trainer]
+    return [rounds_of(a.instance, read_metrics(a.folder)) for a in own]
+
+
+def _handed_over(stage: StageRun) -> list[HandedOver]:
+    found = []
+    for artifact in _of(stage, "online"):
+        if trainer := artifact.manifest.provenance.trainer:
+            lines = (artifact.folder / METRICS_FILE).read_text().splitlines()
+            found.append(handed_over(artifact.instance, trainer, [json.loads(line) for line in lines]))
+    return found
 
 
 def _training(artifact: Input) -> Training:

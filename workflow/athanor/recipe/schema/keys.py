@@ -15,12 +15,14 @@ def key(
     high: float | None = None,
     above: float | None = None,
     required: bool = False,
+    nested: bool = False,
 ) -> Any:
     """A recipe field: its default, its docstring, and what values are legal.
 
-    `low` and `high` are inclusive bounds, `above` an exclusive one; `required` fields have no usable default.
+    `low` and `high` are inclusive bounds, `above` an exclusive one; `required` fields have no usable default. What a `nested`
+    one holds may be sections, of sections.
     """
-    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "above": above, "required": required}
+    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "above": above, "required": required, "nested": nested}
     if isinstance(default, list | dict) or hasattr(default, "__dataclass_fields__"):
         make = (lambda: type(default)()) if not default else (lambda: type(default)(default))
         if hasattr(default, "__dataclass_fields__"):

@@ -1,6 +1,7 @@
 """Online RL: the problems that are asked, what an answer is worth, and what is learnt from it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from athanor.recipe.schema.choices import Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, RewardEngine, Route
 from athanor.recipe.schema.keys import key
@@ -55,6 +56,23 @@ class Judging:
     model: str = key("", "as the endpoint calls it")
     rubric: str = key("Is it correct, complete and to the point?", "what makes an answer good, as the judge is told")
     max_new_tokens: int = key(1024, "tokens of a verdict, at most, with what is thought before it", unit=Unit.TOKENS, above=0)
+
+
+@dataclass
+class External:
+    """Another trainer for `model`; controls stay with Athanor's (docs/online-rl.md, "Handing over to another trainer").
+
+    Its own packages are no part of the identity, but a lock file among `files` is.
+    """
+
+    command: str = key(
+        "",
+        "runs it, without a shell, in the project's folder and once a rank; {handover} is the file that says what is to be "
+        "learnt. Empty: Athanor's own trainer",
+    )
+    files: list[str] = key([], "its scripts and settings, relative to the project: what they hold is identity")
+    version: str = key("", "a command whose first line of output is recorded with the result (not identity)")
+    settings: dict[str, Any] = key({}, "handed over as they are", nested=True)
 
 
 @dataclass
@@ -120,5 +138,6 @@ class Online(Training):
         0, "ends of the last so many rounds whose mean weights are exported and asked beside the model; 0: none", low=0
     )
     controls: list[OnlineControl] = key([], "controls that are trained beside: random | shuffled")
+    external: External = key(External(), "another trainer instead of Athanor's own")
     watched: int = key(16, "held-out prompts whose likeliest answers are kept through training", low=0)
     watch_every_rounds: int = key(10, "rounds between two of these looks (logging, not identity)", low=1)

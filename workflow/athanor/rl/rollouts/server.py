@@ -3,27 +3,23 @@
 Any program will do that serves OpenAI's completions on a port and answers GET /health: vLLM, SGLang, LMDeploy.
 """
 
-import ctypes
-import os
 import shlex
 import signal
 import socket
-import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import requests
 
 from athanor.artifacts.run import StageError
 from athanor.recipe.server_command import problem_with
+from athanor.rl.child import Child
 
 MODEL_NAME = "policy"  # as requests call the model
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0  # one question after the health
 END_SECONDS = 20.0  # between asking a server to end and killing it
 TAIL = 4096  # bytes of its log in an error
-_PR_SET_PDEATHSIG = 1
 
 
 class Server:
@@ -37,8 +33,7 @@ class Server:
         if problem := problem_with(command):
             raise StageError(f"the server's command {command!r} {problem}")
         self._command, self._model, self._log, self._start_seconds = command, model, log, start_seconds
-        self._process: subprocess.Popen[bytes] | None = None
-        self._parent = ThreadPoolExecutor(1)  # the kernel takes the thread that started a process for its parent
+        self._child: Child | None = None
         self._port = 0
         self.url = ""
 
@@ -58,22 +53,24 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         words = shlex.split(self._command.format(model=shlex.quote(str(self._model)), port=port, name=MODEL_NAME))
         try:
-            process = self._process = self._parent.submit(self._spawn, words).result()
+            child = self._child = Child(words, self._log, signal.SIGTERM)
         except OSError as error:
             raise StageError(f"the server's command cannot be started: {error}") from error
         deadline = time.monotonic() + self._start_seconds
         while not self.is_healthy():
             if not self.is_running():
-                raise StageError(f"{words[0]} ended with {process.returncode} before it was healthy: {self._tail()}")
+                raise StageError(
+                    f"{words[0]} ended with {child.returncode} before it was healthy: {child.last_words(TAIL)} ({self._log})"
+                )
             if time.monotonic() > deadline:
                 self.stop()
-                advice = f"raise the site's server_seconds, or see: {self._tail()}"
+                advice = f"raise the site's server_seconds, or see: {child.last_words(TAIL)} ({self._log})"
                 raise StageError(f"{words[0]} was not healthy after {self._start_seconds:g} s; {advice}")
             time.sleep(POLL_SECONDS)
 
     def is_running(self) -> bool:
         """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.returncode is None
 
     def is_healthy(self) -> bool:
         """Whether it says so."""
@@ -84,29 +81,9 @@ class Server:
 
     def stop(self) -> None:
         """End it and all that it started."""
-        if self._process is None:
-            return
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self._process.pid, sent)  # its children, too: engines are processes of their own
-            except ProcessLookupError:
-                break
-            try:
-                self._process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-        self._process.wait()
-        self._process = None
-
-    def _spawn(self, words: list[str]) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent
-            )
-
-    def _tail(self) -> str:
-        text = self._log.read_bytes()[-TAIL:].decode(errors="replace").strip()
-        return f"{text.splitlines()[-1] if text else 'it said nothing'} ({self._log})"
+        if self._child is not None:
+            self._child.end(END_SECONDS)
+            self._child = None
 
 
 def _free_port() -> int:
@@ -114,7 +91,3 @@ def _free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # a GPU must not stay held by a stage that was killed

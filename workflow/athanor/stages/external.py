@@ -1,0 +1,280 @@
+"""Online RL that another trainer does: its command with a handover, watched, stopped and started again like any stage.
+
+Below the artifact's folder, `external/003/` has what the third attempt was told and told itself, and `external/checkpoints` is
+the trainer's own until the model is there.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from athanor.artifacts.files import write_atomically
+from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
+from athanor.models.folder_files import MODEL_FOLDER, OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
+from athanor.recipe.command_template import problem_with_template
+from athanor.recipe.external import HANDOVER, file_digests
+from athanor.recipe.loading import project_folder
+from athanor.rl.child import Child
+from athanor.rl.external.contract import (
+    CONTRACT,
+    METRICS_FILE,
+    SAVED,
+    Asked,
+    Budget,
+    ContractError,
+    Follower,
+    Given,
+    Handover,
+    Stop,
+    Told,
+    finite,
+    join_told,
+)
+from athanor.rl.external.result import ResultError, require_weights_like
+from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE
+
+EXTERNAL = "external"
+POLL_SECONDS = 0.2
+VERSION_SECONDS = 120.0  # an import of torch and more, on a slow file server
+TAIL_BYTES, TAIL_LINES = 8192, 30  # of a trainer's log in an error
+GRACE_SECONDS = 60.0  # between the two signals of a stop, where no executor says
+OWN_SHARE = 0.9  # of that, for the trainer; the rest is for the stage to end in
+
+
+class TrainerError(StageError):
+    """The other trainer failed; its words, which the executor's policy reads, say whether another start helps."""
+
+    kind = "trainer failed"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of an artifact's folder an attempt uses."""
+
+    folder: Path
+    attempt: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trainer's own."""
+        return self.folder / EXTERNAL / "checkpoints"
+
+    @property
+    def here(self) -> Path:
+        """This attempt's."""
+        return self.folder / EXTERNAL / f"{self.attempt:03d}"
+
+    @property
+    def handover(self) -> Path:
+        """There once everything else is."""
+        return self.here / "handover.json"
+
+    @property
+    def output(self) -> Path:
+        """What becomes the artifact's model."""
+        return self.here / "output"
+
+    @property
+    def model(self) -> Path:
+        """There once it is whole, and was found right."""
+        return self.folder / MODEL_FOLDER
+
+    def attempts(self) -> list[Path]:
+        """The folders of all attempts so far, in their order."""
+        return sorted((self.folder / EXTERNAL).glob("[0-9]*"))
+
+
+def hand_over(stage: StageRun) -> Outcome:
+    """Have the recipe's `online.external` train; leaves `model/` and `metrics.jsonl`.
+
+    Raises Stopped where the trainer was stopped or asks to be started again, TrainerError where it fails, and StageError where
+    what it tells or leaves is not what the contract says.
+    """
+    place = Place(stage.folder, stage.attempt)
+    if place.model.is_dir():
+        return _outcome(stage, place) if stage.rank == 0 else Outcome(())
+    words = _words(stage, place)
+    if stage.rank == 0:
+        _begin(stage, place)
+    else:
+        while not place.handover.is_file():
+            if place.model.is_dir():
+                return Outcome(())
+            _end_if_asked(stage)
+            time.sleep(POLL_SECONDS)
+    told = _train(stage, place, words)
+    if stage.rank != 0:
+        return Outcome(())
+    _take(stage, place, told)
+    return _outcome(stage, place)
+
+
+def _words(stage: StageRun, place: Place) -> list[str]:
+    command = stage.recipe.online.external.command
+    if problem := problem_with_template(command, (HANDOVER,), {HANDOVER}):
+        raise StageError(f"online.external.command {command!r} {problem}")
+    return [word.format(handover=place.handover) for word in shlex.split(command)]
+
+
+def _end_if_asked(stage: StageRun) -> None:
+    if stage.stop_requested:
+        raise Stopped(f"{stage.stage}/{stage.instance}, before its trainer began")
+
+
+def _begin(stage: StageRun, place: Place) -> None:
+    """Lay out what the trainer finds; the handover comes last."""
+    _end_if_asked(stage)
+    for before in place.attempts():
+        shutil.rmtree(before / place.output.name, ignore_errors=True)
+    place.checkpoints.mkdir(parents=True, exist_ok=True)
+    place.output.mkdir(parents=True)
+    version = _version(stage)
+    write_atomically(place.here / "version.txt", version + "\n")
+    external = stage.recipe.online.external
+    stage.spool.params({"trainer": {"command": external.command, "version": version, "files": ", ".join(external.files)}})
+    _handover(stage, place).write(place.handover)
+    print(f"{external.command.split()[0]} ({version or 'no version told'}) trains; its log is {_log(stage, place)}", flush=True)
+
+
+def _version(stage: StageRun) -> str:
+    """The first line that the trainer's command of its version prints."""
+    command = stage.recipe.online.external.version
+    if not command:
+        return ""
+    try:
+        said = subprocess.run(
+            shlex.split(command),
+            cwd=project_folder(),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=VERSION_SECONDS,
+            check=True,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise StageError(f"online.external.version {command!r} tells no version: {error}") from error
+    return next(iter(said.stdout.splitlines()), "").strip()
+
+
+def _environment() -> dict[str, str]:
+    """As the stage's own, whose interpreter is the first `python`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "ATHANOR_PROJECT": str(project_folder())}
+
+
+def _handover(stage: StageRun, place: Place) -> Handover:
+    o, start, pool = stage.recipe.online, stage.input_named("start"), stage.input_named("pool")
+    return Handover(
+        contract=CONTRACT,
+        stage=f"{stage.stage}/{stage.instance}",
+        fingerprint=stage.fingerprint,
+        attempt=stage.attempt,
+        inputs={
+            "start": Given(str((start.folder / MODEL_FOLDER).absolute()), start.fingerprint),
+            "pool": Given(str((pool.folder / POOL_FILE).absolute()), pool.fingerprint),
+            "watched": Given(str((pool.folder / WATCHED_FILE).absolute()), pool.fingerprint),
+        },
+        seed=stage.recipe.seed,
+        budget=Budget(o.token_budget, o.token_budget // o.sequence_length),
+        asked=Asked(dict(o.mixture), o.prompts, o.samples, o.max_new_tokens, o.sequence_length),
+        settings=dict(o.external.settings),
+        checkpoints=str(place.checkpoints.absolute()),
+        roll_back=stage.roll_back,
+        output=str(place.output.absolute()),
+        metrics=str((place.here / METRICS_FILE).absolute()),
+        stop=Stop(signal.SIGTERM.name, _grace_seconds(), SAVED),
+    )
+
+
+def _grace_seconds() -> float:
+    return OWN_SHARE * float(os.environ.get("SUBMITIT_GRACE_SECONDS") or GRACE_SECONDS)
+
+
+def _log(stage: StageRun, place: Place) -> Path:
+    return place.here / f"rank-{stage.rank}.log"
+
+
+def _train(stage: StageRun, place: Place, words: list[str]) -> Told | None:
+    """Run the trainer of this rank to its end. What it told last, which is of rank 0 alone."""
+    budget = stage.recipe.online.token_budget
+    follower, asked = Follower(place.here / METRICS_FILE), 0.0
+    try:  # without parents a killed stage would leave it training beside the next attempt
+        child = Child(words, _log(stage, place), signal.SIGKILL, project_folder(), _environment())
+    except OSError as error:
+        raise StageError(f"online.external.command cannot be started: {error}") from error
+    try:
+        running = True
+        while running:
+            running = not child.wait(POLL_SECONDS)
+            _follow(stage, follower, budget)
+            if running and stage.stop_requested and not asked:
+                asked = time.monotonic()
+                child.tell(signal.SIGTERM)
+            elif running and asked and time.monotonic() - asked > _grace_seconds():
+                print("the trainer did not end in time: killed", flush=True)
+                child.kill()
+    finally:
+        child.kill()
+    told, code = follower.last, child.returncode
+    done = code == 0 and (stage.rank != 0 or (told is not None and told.tokens >= budget))
+    at = f"at {told.tokens if told else 0} tokens" if stage.rank == 0 else f"on rank {stage.rank}"
+    if code == SAVED or (asked and not done):
+        raise Stopped(f"{stage.stage}/{stage.instance} {at}, its trainer ended with {code}")
+    if code != 0:
+        said = child.last_words(TAIL_BYTES, TAIL_LINES)
+        raise TrainerError(f"{words[0]} ended with {code} {at}; the end of {child.log}:\n{said}")
+    return told
+
+
+def _follow(stage: StageRun, follower: Follower, budget: int) -> None:
+    """Pass on what the trainer tells: no line, no mark of progress, so that one that hangs is found as any stage is."""
+    if stage.rank != 0:
+        return
+    try:
+        for told in follower.new():
+            stage.spool.metrics(told.step, {"tokens": told.tokens, **told.values})
+            stage.progress(min(told.tokens, budget), budget, "tokens")
+    except ContractError as error:
+        raise StageError(f"the trainer tells what cannot be read: {error}") from error
+
+
+def _take(stage: StageRun, place: Place, told: Told | None) -> None:
+    """Look at what was left, and make it the artifact's model, which is the last thing that happens."""
+    budget, start = stage.recipe.online.token_budget, stage.input_named("start").folder / MODEL_FOLDER
+    if told is None or told.tokens < budget:
+        at = f"{told.tokens} of {budget} tokens" if told else f"no line in {place.here / METRICS_FILE}"
+        raise StageError(
+            f"the trainer ended with 0 and told of {at}; it is done when it has told of the whole budget, and exits with {SAVED} "
+            "to be started again"
+        )
+    try:
+        require_weights_like(start, place.output)
+    except ResultError as error:
+        raise StageError(str(error)) from error
+    for name in (*TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES):
+        if (start / name).is_file() and not (place.output / name).exists():
+            shutil.copyfile(start / name, place.output / name)
+    lines = join_told(attempt / METRICS_FILE for attempt in place.attempts())
+    write_atomically(stage.folder / METRICS_FILE, "".join(line.line() for line in lines))
+    os.replace(place.output, place.model)
+
+
+def _outcome(stage: StageRun, place: Place) -> Outcome:
+    shutil.rmtree(place.checkpoints, ignore_errors=True)
+    lines = list(Follower(stage.folder / METRICS_FILE).new())
+    last, values = lines[-1], {name: value for line in lines for name, value in line.values.items()}
+    external, pool = stage.recipe.online.external, stage.input_named("pool")
+    versions = [path.read_text().strip() for attempt in place.attempts() if (path := attempt / "version.txt").is_file()]
+    trainer = {"command": external.command, "version": versions[-1], **file_digests(external, project_folder())}
+    described = {"tokens": last.tokens, "pool": pool.fingerprint, "trainer": external.command, "trainer_version": versions[-1]}
+    stage.spool.model(f"{stage.stage}-{stage.instance}", last.step, MODEL_FOLDER, described, source="huggingface")
+    answers = last.tokens // stage.recipe.online.sequence_length
+    counters: dict[str, int | str] = {"step": last.step, "tokens": last.tokens, "answers": answers}
+    return Outcome((MODEL_FOLDER, METRICS_FILE), counters, finite(values), trainer)
