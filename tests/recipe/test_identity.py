@@ -228,6 +228,7 @@ SITE = {
     "secrets": "~/.athanor/secrets",
     "server_command": "vllm serve {model} --port {port}",
     "server_seconds": 600,
+    "server_reload": ["/reload"],
     "judge_url": "http://judge:8000/v1",
     "setup": ["module load cuda/13"],
     "environment": {"OMP_NUM_THREADS": "2"},

@@ -36,6 +36,15 @@ if options.count:
 answered = 0
 
 
+def reload(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Read the folder again, where it is the one that is served."""
+    global engine
+    if request.get("model_path") != str(options.model):
+        return 404, {"error": "another folder"}
+    engine = InProcessEngine(options.model, ends)
+    return 200, {}
+
+
 def completion(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request, whose seed stands for the prompt's id."""
     assert request["model"] == options.name and request["stop_token_ids"] == ends and request["return_token_ids"]
@@ -60,6 +69,9 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with lock:
             answered += 1
+            if self.path == "/reload":
+                self._answer(*reload(request))
+                return
             if options.dies_after and answered > options.dies_after:
                 os._exit(9)
             if options.end is not None and len(request["prompt"]) == 1:

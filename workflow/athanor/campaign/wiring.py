@@ -21,6 +21,7 @@ from athanor.recipe.problems import RecipeError
 from athanor.recipe.schema.choices import RolloutEngine, Route
 from athanor.recipe.secrets import SecretsError, site_secrets
 from athanor.recipe.server_command import problem_with as problem_with_server
+from athanor.recipe.server_command import problem_with_reload
 from athanor.recipe.site import Site, StageResources, resource_entries
 
 TRACKING_SECONDS = 30.0  # what the end of a run waits for MLflow; the rest comes with the next start
@@ -180,6 +181,9 @@ class Wiring:
             )
         if problem := problem_with_server(site.server_command):
             raise SystemExit(f"site {site.name}: server_command={site.server_command!r} {problem}")
+        for number, request in enumerate(site.server_reload):
+            if problem := problem_with_reload(request):
+                raise SystemExit(f"site {site.name}: server_reload[{number}]={request!r} {problem}")
 
     def finish(self) -> None:
         """All stages are done."""

@@ -5,11 +5,15 @@ from collections.abc import Collection, Sequence
 from string import Formatter
 
 
-def problem_with_template(command: str, known: Sequence[str], needed: Collection[str]) -> str:
-    """What is wrong with `command`, whose fields are `known`, those `needed` among them; empty where nothing is."""
+def problem_with_template(command: str, known: Sequence[str], needed: Collection[str], *, shell: bool = True) -> str:
+    """What is wrong with `command`, whose fields are `known`, those `needed` among them; empty where nothing is.
+
+    `shell`: its words are told apart as a shell does.
+    """
     try:
         fields = {name for _, name, _, _ in Formatter().parse(command) if name is not None}
-        shlex.split(command)
+        if shell:
+            shlex.split(command)
     except ValueError as error:
         return f"cannot be read: {error}"
     if missing := set(needed) - fields:

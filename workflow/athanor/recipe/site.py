@@ -73,6 +73,11 @@ class Site:
         "`vllm serve {model} --served-model-name {name} --port {port} --tensor-parallel-size 8`",
     )
     server_seconds: int = key(1800, "a model server's time to load the model and be healthy", unit=Unit.SECONDS, low=1)
+    server_reload: list[str] = key(
+        [],
+        "requests by which a running server reads other weights from its folder, each PATH or PATH JSON: "
+        '`/update_weights_from_disk {{"model_path": "{model}"}}` (SGLang); empty: it is started again each round',
+    )
     judge_url: str = key(
         "",
         "endpoint of the model that judges for online.routes, up to /chat/completions: `http://judge:8000/v1`; its key, if it "

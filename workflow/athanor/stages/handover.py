@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -12,6 +13,7 @@ from athanor.recipe.schema.choices import RolloutEngine
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.in_process import InProcessEngine
 from athanor.rl.rollouts.sampling import Engine, Prompt, Sample, Sampling
+from athanor.rl.rollouts.served import ServerEngine
 from athanor.rl.rollouts.shards import Order, read_samples, roll_out
 from athanor.stages.asking import engine_of
 
@@ -74,16 +76,33 @@ class Answerer:
         return engine
 
     def _served(self, weights: Weights, has: str) -> Engine:
-        """A server on a folder of these weights: any server can be started again, few can be told to read others."""
+        """A server on a folder of these weights: one that is told to read them, or else is started again."""
         if (found := checksum(weights)) != has:
             raise StageError(f"weights {has} were to be handed over, and these are {found}; memory may be faulty")
+        folder = self._stage.folder / HANDOVER
+        draft = folder.with_name(f".{HANDOVER}.partial")  # a server that dies meanwhile finds the old ones, whole
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        self._write(weights, draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        if self._reloads(self._engine):
+            return self._engine
         if self._engine is not None:
             self._engine.close()
-        folder = self._stage.folder / HANDOVER
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        self._write(weights, folder)
         return engine_of(self._stage, folder, self._ends)
+
+    def _reloads(self, engine: Engine | None) -> TypeGuard[Engine]:
+        """Whether the server goes on with what its folder has now."""
+        requests = self._stage.site.server_reload if self._stage.site else []
+        if not (isinstance(engine, ServerEngine) and requests):
+            return False
+        try:
+            engine.reload(requests)
+        except StageError as error:
+            print(f"{error}; it is started again", flush=True)
+            return False
+        return True
 
 
 class _Kept:

@@ -55,6 +55,11 @@ class ServerEngine:
             finally:
                 given_up.set()
 
+    def reload(self, told: Sequence[str]) -> None:
+        """Answer with the weights that the server's folder has now. Raises StageError where it does not read them."""
+        if self._started:  # else it has yet to read any
+            self._server.reload(told)
+
     def close(self) -> None:
         """End the server."""
         self._server.stop()

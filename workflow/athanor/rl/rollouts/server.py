@@ -7,12 +7,13 @@ import shlex
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import requests
 
 from athanor.artifacts.run import StageError
-from athanor.recipe.server_command import problem_with
+from athanor.recipe.server_command import problem_with, reload_request
 from athanor.rl.child import Child
 
 MODEL_NAME = "policy"  # as requests call the model
@@ -67,6 +68,20 @@ class Server:
                 advice = f"raise the site's server_seconds, or see: {child.last_words(TAIL)} ({self._log})"
                 raise StageError(f"{words[0]} was not healthy after {self._start_seconds:g} s; {advice}")
             time.sleep(POLL_SECONDS)
+
+    def reload(self, told: Sequence[str]) -> None:
+        """Have it read the weights that its folder has now. Raises StageError where it refuses, is gone or is too slow."""
+        for request in told:
+            path, body = reload_request(request, str(self._model))
+            headers = {"Content-Type": "application/json"}
+            try:
+                found = requests.post(f"{self.url}{path}", data=body, headers=headers, timeout=self._start_seconds)
+            except requests.RequestException as error:
+                raise StageError(f"the model server does not read other weights by {path}: {error}") from error
+            if not found.ok:
+                raise StageError(
+                    f"the model server does not read other weights by {path}: {found.status_code} {found.text[:300]}"
+                )
 
     def is_running(self) -> bool:
         """Whether its process is there."""
