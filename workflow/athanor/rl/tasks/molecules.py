@@ -228,7 +228,7 @@ KINDS: dict[MoleculeTask, Asked] = {
     ),
     MoleculeTask.ROTATABLE_BONDS: _count(
         "How many rotatable bonds has the molecule with the SMILES {}, that is single bonds outside rings between two atoms, "
-        "each of which has another neighbour than hydrogen and no triple bond?",
+        "each of which has a further neighbour that is not hydrogen, and no triple bond?",
         lambda molecule: molecule.rotatable,
     ),
     MoleculeTask.SAME_MOLECULE: Asked(
