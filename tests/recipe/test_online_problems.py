@@ -153,10 +153,10 @@ def test_start_is_the_one_that_is_named(project: Project, start: str, model: str
 
 def test_what_a_generator_of_ones_own_holds_decides_its_problems(project: Project) -> None:
     data = with_entries(base())
-    put(data, "online.problems.generators", ["sums.py:Sums"])
+    put(data, "online.problems.generators", ["sums.py:Sums", "ring_count"])
     project.write("whole", data)
     assert "online.problems.generators='sums.py': no such file; relative paths start at " in " ".join(
-        problems_with(project, {"online.problems.generators": ["sums.py:Sums"]})
+        problems_with(project, {"online.problems.generators": ["sums.py:Sums", "ring_count"]})
     )
     prints = []
     for text in ("class Sums: ...", "class Sums: ...", "class Sums: pass"):
