@@ -54,6 +54,8 @@ START_PROCESSES = (
     "tests/rl/tasks/test_audit.py",
     "tests/training/test_online.py",
     "tests/rl/tasks/test_problems_stage.py",
+    "tests/rl/tasks/test_mathematics.py",
+    "tests/rl/tasks/test_molecules.py",
     "tests/rl/tasks/test_problems.py",
     "tests/rl/test_handover.py",
     "tests/rl/external/",

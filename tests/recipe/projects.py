@@ -23,6 +23,8 @@ PINS = {
     "lm-eval": "0.4.13",
     "matplotlib": "3.11.2",
     "reasoning-gym": "0.1.25",
+    "math-verify": "0.9.0",
+    "rdkit": "2026.9.1",
     "rich": "15.0.0",
 }
 HASH = "sha256:" + "0" * 64

@@ -14,6 +14,7 @@ INSTANCES = {
     "batch_switches": "0",
     "tasks": "ask",
     "turns": "0",
+    "corpus": "chemistry",
 }  # as tests write them
 SWITCH = {"at_tokens": "200K", "batch_tokens": "4096"}
 SFT = {
@@ -36,7 +37,7 @@ ONLINE = {
     "token_budget": 655_360,
     "mixture": {"ask": 1, "problems": 1},
     "routes": {"ask": "verifier"},
-    "problems": {"generators": ["gcd"]},
+    "problems": {"generators": ["gcd", "ring_count"], "corpus": {"chemistry": {"smiles": "{smiles}"}}},
 }
 PREFERENCE = {"decay_tokens": "200K", "kind": "dpo"}
 

@@ -17,6 +17,32 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"online.problems.generators": []},
         "online.problems.generators=[]: online.mixture asks for them; name some, or all: athanor task audit lists them",
     ),
+    "molecules of no source": (
+        {"online.problems.corpus": {}},
+        "online.problems.generators='ring_count': asks about molecules; give online.problems.corpus, sources that have some, or "
+        "leave it out",
+    ),
+    "molecules of a source that there is not": (
+        {"online.problems.corpus": {"drugs": {}}},
+        "online.problems.corpus.drugs: no such source; there is prose, chemistry",
+    ),
+    "molecules that nobody asks about": (
+        {"online.problems.generators": ["gcd"]},
+        "online.problems.corpus=['chemistry']: no generator asks about molecules; name some (average_weight, ",
+    ),
+    "molecules in no field": (
+        {"online.problems.corpus.chemistry.smiles": "smiles"},
+        "online.problems.corpus.chemistry.smiles='smiles': names no field; write {field}",
+    ),
+    "names in no field": (
+        {"online.problems.corpus.chemistry.name": "name"},
+        "online.problems.corpus.chemistry.name='name': names no field; write {field}, or leave it out",
+    ),
+    "names that no source has": (
+        {"online.problems.generators": ["structure_of_name"]},
+        "online.problems.generators='structure_of_name': asks for names, and no source of online.problems.corpus has any; give "
+        "one its name, or leave the generator out",
+    ),
     "task that nobody judges": (
         {"online.routes": {}},
         "online.routes={}: ask: no verifier judges its answers; say who rewards them: verifier (the text on record alone is "
@@ -139,10 +165,10 @@ def test_start_is_the_one_that_is_named(project: Project, start: str, model: str
 
 def test_what_a_generator_of_ones_own_holds_decides_its_problems(project: Project) -> None:
     data = with_entries(base())
-    put(data, "online.problems.generators", ["sums.py:Sums"])
+    put(data, "online.problems.generators", ["sums.py:Sums", "ring_count"])
     project.write("whole", data)
     assert "online.problems.generators='sums.py': no such file; relative paths start at " in " ".join(
-        problems_with(project, {"online.problems.generators": ["sums.py:Sums"]})
+        problems_with(project, {"online.problems.generators": ["sums.py:Sums", "ring_count"]})
     )
     prints = []
     for text in ("class Sums: ...", "class Sums: ...", "class Sums: pass"):

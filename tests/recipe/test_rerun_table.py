@@ -51,8 +51,8 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "seed": (2, MODEL | {"problems"}),
     "environment": ("gpu", NOTHING),  # the small project's two environments pin the same versions
     "data.licences_allowed": (["CC0-1.0", "MIT", "BSD-3-Clause"], NOTHING),
-    "data.held_out_fraction": (0.05, SOURCES),
-    "data.split_seed": (3, SOURCES),
+    "data.held_out_fraction": (0.05, SOURCES | {"problems"}),  # of molecules of the corpus
+    "data.split_seed": (3, SOURCES | {"problems"}),
     f"{SOURCE}.kind": ("pip", SOURCES),
     f"{SOURCE}.package": ("networkx", SOURCES),
     f"{SOURCE}.version": ("3.6.1", SOURCES),
@@ -235,7 +235,10 @@ RERUN |= {
     "offline.weights.safety": (2, SELECTION | PAIRS | RANKS),
     "online.mixture": ({"ask": 2, "problems": 1}, ONLINE),
     "online.start": ("sft", POOL),
-    "online.problems.generators": (["gcd", "lcm"], PROBLEMS),
+    "online.problems.generators": (["gcd", "ring_count", "lcm"], PROBLEMS),
+    "online.problems.corpus": ({"chemistry": {"smiles": "{smiles}"}, "prose": {"smiles": "{text}"}}, PROBLEMS),
+    "online.problems.corpus.chemistry.smiles": ("{text}", PROBLEMS),
+    "online.problems.corpus.chemistry.name": ("{name}", PROBLEMS),
     "online.problems.most_tasks": (3, PROBLEMS),
     "online.problems.hardest": (0.5, PROBLEMS),
     "online.problems.per_task": (12, PROBLEMS),

@@ -26,6 +26,8 @@ examples:
       every generator of reasoning-gym and our own, about ten minutes
   athanor task audit countdown gcd --json audit.json
       two of them, and the findings as a file
+  athanor task audit store/problems/0123456789abcdef/molecules.jsonl:ring_count
+      one that asks about molecules, with those that a recipe's corpus has
   athanor task new sums.py
       a task of your own to start from
   athanor task audit sums.py:Sums
@@ -78,7 +80,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    audit.add_argument("generators", nargs="*", metavar="GENERATOR", help="a name, or FILE.py:Class; all by default")
+    audit.add_argument(
+        "generators",
+        nargs="*",
+        metavar="GENERATOR",
+        help="a name, FILE.py:Class, or FILE:NAME of molecules; all that need no file by default",
+    )
     audit.add_argument("--json", type=Path, metavar="FILE", help="write what was found, task by task")
     audit.add_argument("--jobs", type=int, default=2, metavar="N", help="sandboxes at once (default 2)")
     audit.set_defaults(command=_audit)
@@ -91,6 +98,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     """Exit code 1 where a generator that was named is quarantined, or nothing shuts answers off here."""
     from athanor.rewards.sandbox.isolation import find_isolation
     from athanor.rl.tasks.audit import audit_by_name, known_generators
+    from athanor.rl.tasks.generator import is_file_and_class
 
     isolation = find_isolation()
     if not isolation.complete:
@@ -98,10 +106,11 @@ def _audit(arguments: argparse.Namespace) -> int:
         return 1
     known = known_generators()
     named = arguments.generators or known
-    wrong = [name for name in named if name not in known and not _is_file_and_class(name)]
+    wrong = [name for name in named if name not in known and not is_file_and_class(name)]
     if wrong:
         print(
-            f"no such generator: {', '.join(wrong)}; a name of reasoning-gym's or of docs/tasks.md, or FILE.py:Class",
+            f"no such generator: {', '.join(wrong)}; a name of reasoning-gym's or of docs/tasks.md, FILE.py:Class, or "
+            "FILE:NAME of molecules",
             file=sys.stderr,
         )
         return 1
@@ -129,11 +138,6 @@ def table(found: "Sequence[Audit]") -> Iterator[str]:
         yield f"| {audit.generator} | {tasks} | {audit.milliseconds:.1f} | {audit.constant:.2f} | {defects} | {shaped} |"
     sound = [audit for audit in found if audit.tasks]
     yield f"\n{sum(len(audit.tasks) for audit in sound)} tasks of {len(sound)} generators, of {len(found)} tried"
-
-
-def _is_file_and_class(name: str) -> bool:
-    path, _, camp = name.rpartition(":")
-    return path.endswith(".py") and Path(path).is_file() and camp.isidentifier()
 
 
 def _new(arguments: argparse.Namespace) -> int:

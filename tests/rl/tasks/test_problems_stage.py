@@ -10,16 +10,20 @@ import pytest
 
 from athanor.artifacts.run import StageError, StageRun, Stopped
 from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, Conversation, answer_of, read_conversations
-from athanor.recipe.schema.online import Online, Problems
-from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.choices import DocumentFormat, SourceKind
+from athanor.recipe.schema.online import Molecules, Online, Problems
+from athanor.recipe.schema.recipe import Recipe, Source
 from athanor.rewards.sandbox.isolation import find_isolation
+from athanor.rl.judging import Judges, Said
 from athanor.rl.tasks import registry
 from athanor.rl.tasks.account import AUDIT_FILE, AUDIT_PAGE
 from athanor.rl.tasks.generator import sandbox_of
 from athanor.rl.tasks.problems import read_entry
 from athanor.rl.tasks.verifying import Verifier
 from athanor.stages import problems
+from athanor.stages.corpus_molecules import MOLECULES_FILE
 from tests.rewards.sandbox.walls import needs_walls
+from tests.rl.tasks.test_molecules import chains
 
 CAMPS = Path(__file__).with_name("camps.py")
 OURS = ("half_life", "molar_mass", "dilution")  # that need no package to be imported
@@ -173,6 +177,34 @@ def test_without_walls_nothing_runs_what_a_model_wrote(tmp_path: Path, capsys: p
     assert "its verifier runs what a model wrote" in rows["countdown"]["left_out"]
     assert "its answers are programs" in rows["list_program"]["left_out"]
     assert "bubblewrap is not installed" in (tmp_path / AUDIT_PAGE).read_text()
+
+
+@needs_walls
+def test_molecule_of_the_corpus_is_learnt_from_by_all_generators_or_by_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"smiles": one.smiles, "iupac": one.name} for one in chains()] + [{"smiles": "no molecule"}, {"iupac": "nothing"}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    monkeypatch.setenv("ATHANOR_PROJECT", str(tmp_path))
+    stage = a_stage(tmp_path / "stage", "ring_count", "structure_of_name", per_task=30, held_out=0.3)
+    stage.recipe.online.problems.corpus = {"rows": Molecules("{smiles}", "{iupac}")}
+    stage.recipe.data.held_out_fraction = 0.2
+    facts = {"path": "rows.jsonl", "licence": "CC0-1.0", "domain": "molecules", "format": DocumentFormat.JSONL}
+    stage.recipe.data.sources = {"rows": Source(kind=SourceKind.LOCAL, **facts, template="{smiles}", entity="{smiles}")}
+    outcome = problems.run(stage)
+    assert outcome.files[-1] == MOLECULES_FILE and (stage.folder / MOLECULES_FILE).is_file()
+    counted = {name: outcome.counters[f"molecules_{name}"] for name in ("records", "missing_field", "unreadable")}
+    assert counted == {"records": len(rows), "missing_field": 1, "unreadable": 1}
+    learnt, held_out = both_files(stage.folder)
+    assert (
+        {c.entry["generator"] for c in learnt} == {c.entry["generator"] for c in held_out} == {"ring_count", "structure_of_name"}
+    )
+    taught, kept = ({c.entry["problem"]["subject"] for c in some} for some in (learnt, held_out))
+    assert not taught & kept
+    assert any(c.entry["problem"]["held_out"] for c in held_out) and not any(c.entry["problem"]["held_out"] for c in learnt)
+    with Judges() as judges:
+        said = [Said(answer_of(c), answer_of(c), c.entry) for c in (*learnt, *held_out)]
+        assert all(verdict.right for verdict in judges.judge(said)), "without the molecules' file"
 
 
 @needs_walls

@@ -30,6 +30,8 @@ class ChatEncoder:
         if self._tokenizer.pad_token_id is None:
             raise StageError(f"{folder}: no token to pad with; name one in its tokenizer_config.json")
         self.padding = int(self._tokenizer.pad_token_id)
+        # Their names in a text become the tokens themselves: a turn would end, or another begin.
+        self.special = tuple(sorted(str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special))
         self.ends = tuple({known[TURN_ENDS], *([end] if (end := self._tokenizer.eos_token_id) is not None else [])})
 
     def encode(self, conversations: Iterable[Conversation]) -> Iterator[Encoded]:

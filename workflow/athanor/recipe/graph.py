@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
         Stage("reward_tune", 1, ("torch", "deepspeed", "transformers", "tokenizers", "numpy")),
         Stage("score", 1, ("torch", "transformers", "tokenizers")),
         Stage("problems", 1, ("reasoning-gym",)),
-        Stage("pool", 1, ("torch", "transformers", "reasoning-gym")),
+        Stage("pool", 2, ("torch", "transformers", "reasoning-gym")),
         Stage("online", 2, ("torch", "deepspeed", "transformers", "reasoning-gym")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 5, ("matplotlib",)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from athanor.recipe.external import external_section, is_handed_over, trains_online
 from athanor.recipe.graph import FINE_TUNED, OFFLINE, PREFERENCE, PROBLEMS, Artifact, Graph
 from athanor.recipe.preference import illegal_module_training
+from athanor.recipe.problem_generators import illegal_corpus, problem_packages
 from athanor.recipe.problems import Problem
 from athanor.recipe.schema.choices import OnlineControl, OnlineStart, PolicyLoss, Precision, Route, SourceKind
 from athanor.recipe.schema.recipe import Recipe
@@ -34,7 +35,7 @@ def learn_online(
     problems = None
     if PROBLEMS in r.online.mixture:
         written = {f"online.problems.{path}": _digest(graph.project / path) for path in _own_files(r)}
-        problems = graph.add(PROBLEMS, "registry", problems_section(r) | written, {})
+        problems = graph.add(PROBLEMS, "registry", problems_section(r) | written, {}, problem_packages(r))
     start = models[_start(r)]
     asked = {task: made[task] for task in online_tasks(r)} | ({PROBLEMS: problems} if problems else {})
     suites = {"suites": graph[f"evaluate/{format_quantity(r.pretrain.token_budget, Unit.TOKENS)}"]} if r.online.ngram else {}
@@ -88,6 +89,7 @@ def illegal_online(r: Recipe) -> Iterator[Problem]:
     if not r.learns_online:
         return
     yield from _prompts(r)
+    yield from illegal_corpus(r)
     yield from _rounds(r)
     if (o.start is OnlineStart.OFFLINE and not r.learns_offline) or (
         o.start is OnlineStart.PREFERENCE and not r.learns_preferences

@@ -5,6 +5,7 @@ counts only where it changes something, so that recipes without it keep their ar
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from athanor.recipe.fingerprint import flatten
@@ -30,12 +31,16 @@ from athanor.recipe.schema.choices import (
 from athanor.recipe.schema.recipe import Recipe, Source
 from athanor.recipe.schema.training import Model, Optimizer, Peft, Training
 
+ALL = "all"  # of online.problems.generators: every one that is known
+KNOWN = 2  # raised when `all` comes to mean others: by it a recipe that says so has other problems
+_NOT_READ = ("licence", "domain", "max_bytes", "shards")  # of a source whose records are read for what is not its text
+
 
 def conversations_section(r: Recipe, name: str) -> dict[str, Any]:
     """What decides a task's conversations: the source's records, its split, and how they are asked."""
     task = r.sft.tasks[name]
     source = source_section(r.data.sources[task.source])
-    for unused in ("licence", "domain", "max_bytes", "shards"):
+    for unused in _NOT_READ:
         del source[f"source.{unused}"]
     section = flatten(task, "task")
     del section["task.source"], section["task.taxonomy"]  # they name the task, they do not change it
@@ -133,7 +138,18 @@ def preference_section(r: Recipe) -> dict[str, Any]:
 
 def problems_section(r: Recipe) -> dict[str, Any]:
     """What decides the problems of the task registry."""
-    return {"seed": r.seed, **flatten(r.online.problems, "online.problems")}
+    section = {"seed": r.seed, **flatten(replace(r.online.problems, corpus={}), "online.problems")}
+    if ALL in r.online.problems.generators:
+        section["online.problems.all"] = KNOWN
+    if r.online.problems.corpus:
+        section |= only(flatten(r.data, "data"), "data.held_out_fraction", "data.split_seed")
+    for name, fields in r.online.problems.corpus.items():
+        source = (
+            source_section(r.data.sources[name]) if name in r.data.sources else {}
+        )  # the check tells of one that there is not
+        read = {k: v for k, v in source.items() if k.removeprefix("source.") not in _NOT_READ}
+        section |= {f"online.problems.corpus.{name}.{k}": v for k, v in {**read, **flatten(fields, "fields")}.items()}
+    return section
 
 
 def pool_section(r: Recipe) -> dict[str, Any]:

@@ -63,13 +63,16 @@ def run(stage: StageRun) -> Outcome:
 def _families(stage: StageRun) -> tuple[dict[tuple[str, str], Family], dict[str, int]]:
     """All prompts by task and family, with what the start makes of them; and what it was asked for that."""
     online = stage.recipe.online
-    suites, fits = Suites(_asked_by_suites(stage), online.ngram), _fits(stage)
+    encoder = ChatEncoder(stage.input_named("model").folder / MODEL_FOLDER)
+    suites, fits = Suites(_asked_by_suites(stage), online.ngram), _fits(stage, encoder)
     found: dict[tuple[str, str], Family] = {}
     for task in online.mixture:
         for prompt in _prompts(stage, task, TRAINING_FILE, online.pool):
             family = found.setdefault((prompt.task, prompt.family), Family())
             family.prompts += 1
-            if suites.share(prompt.question):
+            if _says_special(prompt, encoder):
+                family.special_tokens += 1
+            elif suites.share(prompt.question):
                 family.contaminated += 1
             elif not fits(prompt):
                 family.too_long += 1
@@ -100,9 +103,15 @@ def _pooled(task: str, route: Route, conversation: Conversation) -> Pooled:
     return Pooled(name, task, family, route, messages, tools, answer_of(conversation), entry)
 
 
-def _fits(stage: StageRun) -> Callable[[Pooled], bool]:
+def _says_special(prompt: Pooled, encoder: ChatEncoder) -> bool:
+    """Whether a text of it holds the name of a special token, by which a turn would end where none does."""
+    said = Conversation(prompt.id, [*prompt.messages, _on_record(prompt)], prompt.tools)
+    return any(token in text for text in said.texts() for token in encoder.special)
+
+
+def _fits(stage: StageRun, encoder: ChatEncoder) -> Callable[[Pooled], bool]:
     """Whether a prompt leaves room for an answer."""
-    online, encoder = stage.recipe.online, ChatEncoder(stage.input_named("model").folder / MODEL_FOLDER)
+    online = stage.recipe.online
     room = min(online.sequence_length, stage.recipe.model.max_sequence_length) - online.max_new_tokens
     return lambda prompt: len(encoder.prompt(prompt.messages, prompt.tools)) <= room
 
@@ -116,7 +125,9 @@ def _watched(stage: StageRun) -> list[Pooled]:
         if (prompt := next(turn, None)) is not None:
             found.append(prompt)
             tasks.append(turn)
-    return list(filter(_fits(stage), found))
+    encoder = ChatEncoder(stage.input_named("model").folder / MODEL_FOLDER)
+    fits = _fits(stage, encoder)
+    return [prompt for prompt in found if not _says_special(prompt, encoder) and fits(prompt)]
 
 
 def _pass_rates(stage: StageRun, prompts: Sequence[Pooled]) -> tuple[Mapping[str, float], dict[str, int]]:

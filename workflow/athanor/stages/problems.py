@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.data.conversations import HELD_OUT_FILE, TRAINING_FILE, Conversation
 from athanor.data.documents import JsonlWriter
 from athanor.recipe.loading import project_folder
+from athanor.recipe.schema.choices import MoleculeTask
 from athanor.recipe.schema.online import Problems
+from athanor.recipe.sections import ALL
 from athanor.rewards.sandbox.isolation import Isolation, find_isolation
 from athanor.rl.tasks.account import AUDIT_FILE, AUDIT_PAGE, Account, TaskAccount, write_accounts
 from athanor.rl.tasks.audit import known_generators
-from athanor.rl.tasks.generator import Generator, find_generator, is_file_and_class
-from athanor.rl.tasks.problems import LEAST, Made, Problem, distinct, entry_of, hold_out, mixed
+from athanor.rl.tasks.generator import Generator, asks_about, find_generator, is_file_and_class
+from athanor.rl.tasks.problems import LEAST, Made, Problem, distinct, entry_of, hold_out_everywhere, mixed
 from athanor.rl.tasks.registry import Order, Tried, try_generators
-
-ALL = "all"  # in a recipe: every generator that is known
+from athanor.stages.corpus_molecules import MOLECULES_FILE, write_corpus
 
 
 @dataclass
@@ -45,12 +47,14 @@ class _Taken:
 def run(stage: StageRun) -> Outcome:
     """`train.jsonl.gz`, `held_out.jsonl.gz`, `audit.json` and `audit.html`; instance registry."""
     settings, isolation = stage.recipe.online.problems, find_isolation()
-    generators = _named(settings.generators)
+    corpus = stage.folder / MOLECULES_FILE if settings.corpus else None
+    generators = _named(settings.generators, corpus)
+    gathered = write_corpus(stage, corpus) if corpus else {}
     untried = {} if isolation.complete else {g.name: g.needs_walls for g in generators if g.needs_walls}
     tried = _try(stage, [generator for generator in generators if generator.name not in untried], isolation)
     taken = _take(tried, settings)
     taken.accounts += [Account(name, f"no sandbox with walls here: {why}") for name, why in untried.items()]
-    counters = taken.counters(isolation)
+    counters = taken.counters(isolation) | gathered
     write_accounts(stage.folder, f"{stage.recipe.name}: generators of problems", counters, taken.accounts, isolation.why)
     if not taken.learnt:
         reasons = "; ".join(f"{account.generator}: {account.left_out}" for account in taken.accounts)
@@ -63,19 +67,21 @@ def run(stage: StageRun) -> Outcome:
     stage.spool.artifact(stage.folder / AUDIT_PAGE, AUDIT_PAGE)
     source = ", ".join(settings.generators)
     stage.spool.dataset(stage.instance, stage.fingerprint, source, "online", counters)
-    return Outcome((TRAINING_FILE, HELD_OUT_FILE, AUDIT_FILE, AUDIT_PAGE), counters)
+    files = (TRAINING_FILE, HELD_OUT_FILE, AUDIT_FILE, AUDIT_PAGE)
+    return Outcome((*files, MOLECULES_FILE) if corpus else files, counters)
 
 
-def _named(names: Sequence[str]) -> list[Generator]:
+def _named(names: Sequence[str], corpus: Path | None) -> list[Generator]:
     """Every generator that the recipe names, each once. Raises StageError with all names that are none."""
-    folder, known = project_folder(), known_generators()
+    molecules = {str(name): asks_about(name, corpus) for name in MoleculeTask} if corpus else {}
+    folder, known = project_folder(), (*known_generators(), *molecules)
     if wrong := [name for name in names if name not in (*known, ALL) and not is_file_and_class(name, folder)]:
         raise StageError(
             f"online.problems.generators: no such generator: {', '.join(wrong)}; athanor task audit names those there are, and "
             f"one's own is FILE.py:Class below {folder}"
         )
     each = dict.fromkeys(one for name in names for one in (known if name == ALL else (name,)))
-    return [find_generator(name, folder) for name in each]
+    return [molecules.get(name) or find_generator(name, folder) for name in each]
 
 
 def _try(stage: StageRun, generators: Sequence[Generator], isolation: Isolation) -> list[Tried]:
@@ -93,15 +99,18 @@ def _try(stage: StageRun, generators: Sequence[Generator], isolation: Isolation)
 def _take(tried: Sequence[Tried], settings: Problems) -> _Taken:
     """What each task has to learn from and what is held out of it; a question that two generators ask is the first one's."""
     taken, asked = _Taken(), set[str]()
-    for one in tried:
+    made = [list(distinct(one.made, asked)) for one in tried]
+    enough = [[task.problems if len(task.problems) >= LEAST else [] for task in tasks] for tasks in made]
+    held_out = iter(hold_out_everywhere([problems for tasks in enough for problems in tasks], settings.held_out))
+    for one, tasks, problems_of in zip(tried, made, enough, strict=True):
         difficulty = {task.name: task.difficulty for task in one.audit.tasks}
         account = Account(one.audit.generator, audit=one.audit)
-        for made in distinct(one.made, asked):
-            problems = made.problems if len(made.problems) >= LEAST else []
-            aside = hold_out(problems, settings.held_out) if problems else frozenset[str]()
-            taken.learnt += [problem for problem in problems if problem.id not in aside]
-            taken.held_out += [problem for problem in problems if problem.id in aside]
-            account.tasks.append(_account(made, difficulty[made.task], len(problems), len(aside), settings.per_task))
+        for task, problems in zip(tasks, problems_of, strict=True):
+            aside = next(held_out)
+            learnt = [problem for problem in problems if problem.id not in aside]
+            taken.learnt += learnt
+            taken.held_out += [problem for problem in problems if problem.id in aside] if learnt else []
+            account.tasks.append(_account(task, difficulty[task.task], len(problems), len(aside), settings.per_task))
         taken.accounts.append(account)
     return taken
 

@@ -241,3 +241,43 @@ class OnlineControl(StrEnum):
 
     RANDOM = "random"  # rewards drawn at the true rate of the round
     SHUFFLED = "shuffled"  # rewards of other prompts' answers
+
+
+class MathematicsTask(StrEnum):
+    """Generators of the task registry whose answers math-verify judges."""
+
+    CONGRUENCE = "congruence"
+    DEFINITE_INTEGRAL = "definite_integral"
+    DERIVATIVE = "derivative"
+    EIGENVALUES = "eigenvalues"
+    EXACT_TRIGONOMETRY = "exact_trigonometry"
+    INEQUALITY = "inequality"
+    LIMIT = "limit"
+    LINEAR_SYSTEM = "linear_system"
+    MATRIX_INVERSE = "matrix_inverse"
+    POLYNOMIAL_REMAINDER = "polynomial_remainder"
+    POLYNOMIAL_ROOTS = "polynomial_roots"
+    RECURRENCE = "recurrence"
+    SERIES_SUM = "series_sum"
+    SUM_OF_POWERS = "sum_of_powers"
+    TANGENT_LINE = "tangent_line"
+    TAYLOR_POLYNOMIAL = "taylor_polynomial"
+    URN_PROBABILITY = "urn_probability"
+    WORK_TOGETHER = "work_together"
+
+
+class MoleculeTask(StrEnum):
+    """Generators of the task registry that ask about molecules of the corpus, which RDKit reads."""
+
+    AVERAGE_WEIGHT = "average_weight"
+    EXACT_MASS = "exact_mass"
+    HYDROGEN_DONORS = "hydrogen_donors"
+    MOLECULAR_FORMULA = "molecular_formula"
+    MOLECULE_OF_DESCRIPTION = "molecule_of_description"
+    NAME_OF_STRUCTURE = "name_of_structure"
+    RING_COUNT = "ring_count"
+    ROTATABLE_BONDS = "rotatable_bonds"
+    SAME_MOLECULE = "same_molecule"
+    SCAFFOLD = "scaffold"
+    STEREOCENTRES = "stereocentres"
+    STRUCTURE_OF_NAME = "structure_of_name"

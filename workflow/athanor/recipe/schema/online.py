@@ -11,6 +11,14 @@ from athanor.recipe.units import Unit
 
 
 @dataclass
+class Molecules:
+    """Where a record of a source has a molecule: templates of its fields, as `data.sources` has them."""
+
+    smiles: str = key("{smiles}", "its SMILES")
+    name: str = key("", "its IUPAC name; empty: records have none, and no problem asks for one")
+
+
+@dataclass
 class Problems:
     """Verifiable problems of the task registry (docs/tasks.md): audited, made once and written down.
 
@@ -21,6 +29,7 @@ class Problems:
     generators: list[str] = key(
         [], "by name (athanor task audit lists them), or FILE.py:Class; all: every one that is known; empty: no problems"
     )
+    corpus: dict[str, Molecules] = key({}, "sources of molecules that generators ask about (docs/tasks.md)")
     most_tasks: int = key(30, "tasks of one generator, at most", low=1, high=30)
     hardest: float = key(1.0, "difficulty up to which tasks are taken, as declared: 0 all at their first level", low=0, high=1)
     per_task: int = key(24, "problems of each task, those that are held out among them", low=2, high=100_000)

@@ -9,12 +9,13 @@ from athanor.rl.selection import Kept, keep
 
 @dataclass
 class Family:
-    """`fitting` are those that no evaluation suite asks and that leave room for an answer."""
+    """`fitting` are those that say no special token, that no evaluation suite asks, and that leave room for an answer."""
 
     prompts: int = 0  # in all
     contaminated: int = 0
     too_long: int = 0
     fitting: list[Pooled] = field(default_factory=list)
+    special_tokens: int = 0  # whose text, or answer on record, holds the name of one
 
     @property
     def pass_rates(self) -> dict[str, float]:
@@ -28,7 +29,8 @@ class Family:
 
     def counters(self, rule: PassRateFilter) -> dict[str, int]:
         """What became of all."""
-        left = {"prompts": self.prompts, "contaminated": self.contaminated, "too_long": self.too_long}
+        left = {"prompts": self.prompts, "special_tokens": self.special_tokens}
+        left |= {"contaminated": self.contaminated, "too_long": self.too_long}
         return {**left, **self._rated(rule).counters(), "kept": len(self.kept(rule))}
 
     def _rated(self, rule: PassRateFilter) -> Kept:

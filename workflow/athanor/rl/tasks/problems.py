@@ -123,14 +123,36 @@ def distinct(made: Iterable[Made], asked: set[str]) -> Iterator[Made]:
 def hold_out(problems: Sequence[Problem], share: float) -> frozenset[str]:
     """Ids of those of one task that are never learnt from: about `share` of them, at least one, and at least one is left.
 
-    A hash of the question decides, so that a problem is held out whatever its seed, number and task. Raises ValueError for fewer
-    than two.
+    A hash of what they are about decides, so that a problem is held out whatever its seed, number and task; and its own entry,
+    where that says that it is. Raises ValueError for fewer than two.
     """
     if len(problems) < LEAST:
         raise ValueError(f"{len(problems)} problems cannot be divided; {LEAST} can")
-    ordered = sorted(problems, key=lambda problem: _hashed(_asked_by(problem), b"held-out"))
-    below = sum(_hashed(_asked_by(problem), b"held-out") < share * 2**64 for problem in ordered)
+    places = {problem.id: 0 if problem.entry.get("held_out") else _hashed(subject(problem), b"held-out") for problem in problems}
+    ordered = sorted(problems, key=lambda problem: places[problem.id])
+    below = sum(place < share * 2**64 for place in places.values())
     return frozenset(problem.id for problem in ordered[: min(max(1, below), len(ordered) - 1)])
+
+
+def hold_out_everywhere(tasks: Sequence[Sequence[Problem]], share: float) -> list[frozenset[str]]:
+    """Of each task what is held out: what `hold_out` says of it, and what another task holds out the subject of.
+
+    So that no task teaches what another one is to be tried with. All of a task may be held out then; none of one with fewer than
+    LEAST problems is.
+    """
+    alone = [hold_out(problems, share) if len(problems) >= LEAST else frozenset[str]() for problems in tasks]
+    aside = {
+        subject(problem)
+        for problems, ids in zip(tasks, alone, strict=True)
+        for problem in problems
+        if problem.id in ids or problem.entry.get("held_out")
+    }
+    return [frozenset(problem.id for problem in problems if subject(problem) in aside) for problems in tasks]
+
+
+def subject(problem: Problem) -> str:
+    """What a problem is about: what its entry says, such as a molecule, or what it asks."""
+    return str(problem.entry.get("subject") or _asked_by(problem))
 
 
 def mixed(problems: Iterable[Problem]) -> list[Problem]:

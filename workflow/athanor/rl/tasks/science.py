@@ -6,23 +6,19 @@ Constants: the gas constant of CODATA 2018, IUPAC's abridged standard atomic wei
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from itertools import product
 from random import Random
-from typing import Any
 
-Entry = dict[str, Any]
-TOLERANCE = 1e-3  # of a number's own size: questions ask for four figures
+from athanor.rl.tasks.kinds import AS_NUMBER, NUMBER, Entry, Kind, Made, figures, is_near, is_same, judge, level_counts, make
+
 GAS_CONSTANT = 0.0820574  # litre atmospheres a kelvin and mole
-NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 FORMULA = r"(?:[A-Z][a-z]?\d*)+"
 _BASES = "ACGT"
 _AMINO_ACIDS = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # by codon, bases in the order UCAG
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
-_AS_NUMBER = "Answer with the number alone, to four significant figures."
 
 _WEIGHTS = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999, "F": 18.998, "Na": 22.990, "P": 30.974, "S": 32.06, "Cl": 35.45}
 _WEIGHTS |= {"K": 39.098, "Br": 79.904, "I": 126.904}
@@ -39,63 +35,19 @@ _UNITS: dict[str, dict[str, Fraction]] = {
 }
 
 
-@dataclass(frozen=True)
-class Made:
-    """A problem: its answer, and what the verifier wants beside."""
-
-    question: str
-    answer: str
-    case: Any = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """`levels`: attribute → values, easiest first, that `make` takes by name. `shape`: all that an answer may be."""
-
-    make: Callable[..., Made]
-    verify: Callable[[str, Entry], bool]
-    levels: Mapping[str, Sequence[int]]
-    shape: str  # a regular expression
-
-
 def attributes(generator: str) -> dict[str, int]:
     """How many levels each attribute has."""
-    return {name: len(values) for name, values in KINDS[generator].levels.items()}
+    return level_counts(KINDS[generator])
 
 
 def generate(generator: str, levels: Mapping[str, int], seed: int, count: int, first: int = 0) -> list[Entry]:
-    """`count` problems at these levels, or at the first of all, from number `first` on.
-
-    Each follows from (generator, levels, seed, its number) alone.
-    """
-    kind = KINDS[generator]
-    values = {name: choices[levels.get(name, 0)] for name, choices in kind.levels.items()}
-    randoms = (Random(f"{generator}:{values}:{seed}:{number}") for number in range(first, first + count))
-    made = [kind.make(random, **values) for random in randoms]
-    return [{"question": one.question, "answer": one.answer, "case": one.case} for one in made]
+    """`count` problems at these levels, or at the first of all, from number `first` on."""
+    return make(generator, KINDS[generator], levels, seed, range(first, first + count))
 
 
 def score(generator: str, answers: Sequence[str], entries: Sequence[Entry]) -> list[float | str]:
-    """1.0 for what is right, 0.0 for what is not, and for what has not the shape of an answer."""
-    kind = KINDS[generator]
-    shape = re.compile(kind.shape)
-    return [
-        float(shape.fullmatch(answer.strip()) is not None and kind.verify(answer.strip(), entry))
-        for answer, entry in zip(answers, entries, strict=True)
-    ]
-
-
-def _is_same(answer: str, entry: Entry) -> bool:
-    return answer == str(entry["answer"])
-
-
-def _is_near(answer: str, entry: Entry) -> bool:
-    return math.isclose(float(answer), float(entry["answer"]), rel_tol=TOLERANCE)
-
-
-def _figures(number: float) -> str:
-    """As it is asked for: four significant figures, no exponent."""
-    return f"{number:.{max(0, 3 - math.floor(math.log10(abs(number))))}f}"
+    """1.0 for what is right, 0.0 for what is not."""
+    return judge(KINDS[generator], answers, entries)
 
 
 def _sequence(random: Random, length: int) -> str:
@@ -132,7 +84,7 @@ def _translation(random: Random, length: int) -> Made:
 def _gc_content(random: Random, length: int) -> Made:
     sequence = _sequence(random, length - 1) + random.choice("GC")  # never 0 %
     share = 100 * sum(sequence.count(base) for base in "GC") / length
-    return Made(f"What is the GC content of {sequence}, in percent? {_AS_NUMBER}", _figures(share))
+    return Made(f"What is the GC content of {sequence}, in percent? {AS_NUMBER}", figures(share))
 
 
 def _motif_count(random: Random, length: int) -> Made:
@@ -169,13 +121,13 @@ def _random_formula(random: Random, elements: int) -> str:
 
 def _molar_mass(random: Random, elements: int) -> Made:
     formula = _random_formula(random, elements)
-    return Made(f"What is the molar mass of {formula}, in g/mol? {_AS_NUMBER}", _figures(weight(formula)))
+    return Made(f"What is the molar mass of {formula}, in g/mol? {AS_NUMBER}", figures(weight(formula)))
 
 
 def _moles(random: Random, elements: int) -> Made:
     formula, grams = _random_formula(random, elements), random.randint(5, 500)
-    question = f"How many moles are {grams} g of {formula}? {_AS_NUMBER}"
-    return Made(question, _figures(grams / weight(formula)))
+    question = f"How many moles are {grams} g of {formula}? {AS_NUMBER}"
+    return Made(question, figures(grams / weight(formula)))
 
 
 def _combustion(random: Random, carbons: int, others: int) -> Made:
@@ -226,7 +178,7 @@ def _conversion(random: Random, kinds: int) -> Made:
         below, under = random.sample(list(_UNITS[other]), 2)
         old, new, factor = f"{old}/{below}", f"{new}/{under}", factor * _UNITS[other][under] / _UNITS[other][below]
     amount = random.randint(2, 999)
-    return Made(f"What is {amount} {old} in {new}? {_AS_NUMBER}", _figures(float(amount * factor)))
+    return Made(f"What is {amount} {old} in {new}? {AS_NUMBER}", figures(float(amount * factor)))
 
 
 def _dilution(random: Random, steps: int) -> Made:
@@ -236,8 +188,8 @@ def _dilution(random: Random, steps: int) -> Made:
         taken, total = random.randint(1, 50), random.randint(60, 500)
         now *= taken / total
         told.append(f"{taken} mL of it are filled up to {total} mL")
-    question = f"A solution has {strength} mmol/L; {', then '.join(told)}. What is the end in mmol/L? {_AS_NUMBER}"
-    return Made(question, _figures(now))
+    question = f"A solution has {strength} mmol/L; {', then '.join(told)}. What is the end in mmol/L? {AS_NUMBER}"
+    return Made(question, figures(now))
 
 
 def _ideal_gas(random: Random, unknown: int) -> Made:
@@ -246,24 +198,24 @@ def _ideal_gas(random: Random, unknown: int) -> Made:
     pressure = n * GAS_CONSTANT * kelvin / volume
     values = {"pressure": (pressure, "atm"), "volume": (volume, "L"), "temperature": (kelvin, "K"), "amount": (n, "mol")}
     asked = random.choice(list(values)[:unknown])
-    shown = {name: _figures(pressure) if name == "pressure" else str(value) for name, (value, _) in values.items()}
+    shown = {name: figures(pressure) if name == "pressure" else str(value) for name, (value, _) in values.items()}
     if asked != "pressure":  # from the pressure as it is told
         given = float(shown["pressure"])
         solved = {"volume": pressure * volume / given, "temperature": kelvin * given / pressure, "amount": n * given / pressure}
         values[asked] = (solved[asked], values[asked][1])
     known = ", ".join(f"{name} {shown[name]} {unit}" for name, (_, unit) in values.items() if name != asked)
     amount, unit = values[asked]
-    question = f"An ideal gas: {known}. What is its {asked} in {unit}, with R = {GAS_CONSTANT} L atm/(mol K)? {_AS_NUMBER}"
-    return Made(question, _figures(amount))
+    question = f"An ideal gas: {known}. What is its {asked} in {unit}, with R = {GAS_CONSTANT} L atm/(mol K)? {AS_NUMBER}"
+    return Made(question, figures(amount))
 
 
 def _decay(random: Random, halves: int) -> Made:
     half_life, times, start = random.randint(2, 90), random.randint(1, 10 * halves) / 10, random.randint(10, 900)
     passed = round(half_life * times, 1)
-    asked = f"how many mg are left after {passed} days? {_AS_NUMBER}"
+    asked = f"how many mg are left after {passed} days? {AS_NUMBER}"
     return Made(
         f"Of {start} mg of an isotope with a half-life of {half_life} days, {asked}",
-        _figures(start * 0.5 ** (passed / half_life)),
+        figures(start * 0.5 ** (passed / half_life)),
     )
 
 
@@ -276,15 +228,15 @@ KINDS: dict[str, Kind] = {
     "combustion_equation": Kind(
         _combustion, _is_balanced, {"carbons": (8, 16, 32, 60), "others": (0, 1, 2, 3)}, rf"{_SIDES} -> {_SIDES}"
     ),
-    "dilution": Kind(_dilution, _is_near, {"steps": (1, 2, 3, 4)}, NUMBER),
-    "dna_reverse_complement": Kind(_reverse_complement, _is_same, _LENGTHS, "[ACGT]+"),
-    "dna_transcription": Kind(_transcription, _is_same, _LENGTHS, "[ACGU]+"),
-    "gc_content": Kind(_gc_content, _is_near, _LENGTHS, NUMBER),
-    "half_life": Kind(_decay, _is_near, {"halves": (1, 3, 6, 9)}, NUMBER),
-    "ideal_gas": Kind(_ideal_gas, _is_near, {"unknown": (1, 2, 3, 4)}, NUMBER),
-    "molar_mass": Kind(_molar_mass, _is_near, _ELEMENTS, NUMBER),
-    "moles_of_mass": Kind(_moles, _is_near, _ELEMENTS, NUMBER),
-    "motif_count": Kind(_motif_count, _is_same, {"length": (16, 24, 40, 64, 100)}, r"\d+"),
-    "mrna_translation": Kind(_translation, _is_same, {"length": (2, 4, 8, 12, 20)}, "[ACDEFGHIKLMNPQRSTVWY]+"),
-    "unit_conversion": Kind(_conversion, _is_near, {"kinds": (1, 2, 3)}, NUMBER),
+    "dilution": Kind(_dilution, is_near, {"steps": (1, 2, 3, 4)}, NUMBER),
+    "dna_reverse_complement": Kind(_reverse_complement, is_same, _LENGTHS, "[ACGT]+"),
+    "dna_transcription": Kind(_transcription, is_same, _LENGTHS, "[ACGU]+"),
+    "gc_content": Kind(_gc_content, is_near, _LENGTHS, NUMBER),
+    "half_life": Kind(_decay, is_near, {"halves": (1, 3, 6, 9)}, NUMBER),
+    "ideal_gas": Kind(_ideal_gas, is_near, {"unknown": (1, 2, 3, 4)}, NUMBER),
+    "molar_mass": Kind(_molar_mass, is_near, _ELEMENTS, NUMBER),
+    "moles_of_mass": Kind(_moles, is_near, _ELEMENTS, NUMBER),
+    "motif_count": Kind(_motif_count, is_same, {"length": (16, 24, 40, 64, 100)}, r"\d+"),
+    "mrna_translation": Kind(_translation, is_same, {"length": (2, 4, 8, 12, 20)}, "[ACDEFGHIKLMNPQRSTVWY]+"),
+    "unit_conversion": Kind(_conversion, is_near, {"kinds": (1, 2, 3)}, NUMBER),
 }
