@@ -95,7 +95,7 @@ def test_time_limit_stops_the_stage_softly_and_requeues_it_until_it_finishes(sub
 
 
 def test_stage_that_finishes_while_stopping_is_finished(submitted: Submit) -> None:
-    attempt = submitted("trap 'exit 0' TERM; while true; do sleep 0.05; done", ranks=1, minutes=3 / 60, delay_seconds=2)
+    attempt = submitted("trap 'exit 0' TERM; while true; do sleep 0.05; done", ranks=1, minutes=8 / 60, delay_seconds=4)
     wait_until(attempt.end, "the end of the job")
     assert attempt.end().outcome is Outcome.SUCCESS and len(attempt.starts()) == 1
 

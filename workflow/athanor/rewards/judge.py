@@ -15,13 +15,13 @@ from typing import Any
 
 import urllib3
 
+from athanor.rewards.http import BUSY, patient_pool
 from athanor.rewards.injection import speaks_to_judge
 from athanor.rewards.polar.template import Item, without_thoughts
 
 BEST = 10
-BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 AT_ONCE = 16  # requests under way
-RETRIES, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30, 0.1, 10.0  # where it is busy or away
+RETRIES, LONGEST_WAIT_SECONDS = 30, 10.0  # where it is busy or away
 ANSWER_SECONDS = 600.0
 TRIES = 3  # for a verdict that can be read
 INSTRUCTION = """You grade answers to questions. {rubric}
@@ -49,15 +49,8 @@ class Judge:
         """`url`: up to what stands before `/chat/completions`; `key`: sent as a bearer token where there is one."""
         self._url, self._model, self._rubric, self._most = url.rstrip("/"), model, rubric, max_new_tokens
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        retry = urllib3.Retry(
-            total=RETRIES,
-            status_forcelist=[int(status) for status in BUSY],
-            allowed_methods=None,  # POST as well
-            backoff_factor=FIRST_WAIT_SECONDS,
-            backoff_max=LONGEST_WAIT_SECONDS,
-            raise_on_status=False,
-        )
-        self._pool = urllib3.PoolManager(maxsize=AT_ONCE, timeout=ANSWER_SECONDS, retries=retry)
+        busy = (*BUSY, HTTPStatus.TOO_MANY_REQUESTS)
+        self._pool = patient_pool(busy, RETRIES, LONGEST_WAIT_SECONDS, ANSWER_SECONDS, AT_ONCE)
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict on each, in their order. Raises JudgeError where the endpoint refuses or stays away."""

@@ -7,10 +7,10 @@ from http import HTTPStatus
 
 import urllib3
 
+from athanor.rewards.http import BUSY, patient_pool
 from athanor.rewards.polar.template import Item
 
-BUSY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
+LONGEST_WAIT_SECONDS = 5.0
 CONNECTIONS = 16  # kept for the threads that share a client
 
 
@@ -35,15 +35,8 @@ class ScoringClient:
 
     def __init__(self, url: str, model: str = "", retries: int = 30, timeout_seconds: float = 60.0) -> None:
         self._url, self._model = url.rstrip("/"), model
-        self._retry = urllib3.Retry(
-            total=retries,
-            status_forcelist=[int(status) for status in BUSY],
-            allowed_methods=None,  # POST as well
-            backoff_factor=FIRST_WAIT_SECONDS,
-            backoff_max=LONGEST_WAIT_SECONDS,
-            raise_on_status=False,
-        )
-        self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout_seconds, retries=self._retry)
+        self._retries = retries
+        self._pool = patient_pool(BUSY, retries, LONGEST_WAIT_SECONDS, timeout_seconds, CONNECTIONS)
 
     def score(self, items: Sequence[Item]) -> Answered:
         """The items' scores, in their order. Raises ScoringError where the server refuses or has another model, Away."""
@@ -52,7 +45,7 @@ class ScoringClient:
         try:
             response = self._pool.request("POST", f"{self._url}/score", body=body, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            raise Away(f"{self._url} gave no answer in {self._retry.total} retries ({error}); start it") from error
+            raise Away(f"{self._url} gave no answer in {self._retries} retries ({error}); start it") from error
         if response.status != HTTPStatus.OK:
             said = response.data.decode(errors="replace")[:300]
             kind = Away if response.status in BUSY else ScoringError
