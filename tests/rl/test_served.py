@@ -107,6 +107,30 @@ def test_command_that_ends_says_its_last_words(folder: Path, tmp_path: Path) -> 
         Server("/no-such-server {model} {port}", folder, tmp_path / "server.log", 30.0).start()
 
 
+@pytest.mark.parametrize(("deaths", "comes"), [(2, True), (9, False)])
+def test_server_that_is_killed_while_it_starts_is_started_again(folder: Path, tmp_path: Path, deaths: int, comes: bool) -> None:
+    count, script = tmp_path / "starts", tmp_path / "killed.py"
+    script.write_text(
+        "import os, sys, http.server, pathlib\n"
+        f"count = pathlib.Path({str(count)!r})\n"
+        "count.open('a').write('started\\n')\n"
+        f"if count.read_text().count('started') <= {deaths}: os.kill(os.getpid(), 9)\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.send_header('Content-Length', '0'); self.end_headers()\n"
+        "http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[2])), H).serve_forever()\n"
+    )
+    server = Server(f"{sys.executable} {script} {{model}} {{port}}", folder, tmp_path / "log", 30.0)
+    if comes:
+        server.start()
+        assert server.is_running()
+        server.stop()
+    else:
+        with pytest.raises(StageError, match="ended with -9 before it was healthy"):
+            server.start()
+    assert count.read_text().count("started") == (deaths + 1 if comes else 4)
+    assert not server.is_running()
+
+
 def test_command_that_is_too_slow_is_ended(folder: Path, tmp_path: Path) -> None:
     server = Server("/bin/sleep 1000 {model} {port}", folder, tmp_path / "server.log", 30.0)
     with pytest.raises(StageError, match="ended with 1"):

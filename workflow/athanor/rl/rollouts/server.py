@@ -3,6 +3,7 @@
 Any program will do that serves OpenAI's completions on a port and answers GET /health: vLLM, SGLang, LMDeploy.
 """
 
+import itertools
 import shlex
 import signal
 import socket
@@ -18,6 +19,7 @@ from athanor.rl.child import Child
 
 MODEL_NAME = "policy"  # as requests call the model
 POLL_SECONDS = 0.2
+STARTS = 4  # of a server that something kills before it is healthy
 HEALTH_SECONDS = 5.0  # one question after the health
 END_SECONDS = 20.0  # between asking a server to end and killing it
 TAIL = 4096  # bytes of its log in an error
@@ -53,21 +55,35 @@ class Server:
         self._port = port
         self.url = f"http://127.0.0.1:{port}"
         words = shlex.split(self._command.format(model=shlex.quote(str(self._model)), port=port, name=MODEL_NAME))
+        for tries in itertools.count(1):
+            child = self._begin(words)
+            if self._is_up(child, words[0]):
+                return
+            said = f"{words[0]} ended with {child.returncode} before it was healthy: {child.last_words(TAIL)} ({self._log})"
+            killed = self._child is child and (child.returncode or 0) < 0  # by something else than `stop`
+            if not killed or tries == STARTS:
+                raise StageError(said)
+            print(f"{said}; it is started again", flush=True)
+
+    def _begin(self, words: list[str]) -> Child:
         try:
-            child = self._child = Child(words, self._log, signal.SIGTERM)
+            self._child = Child(words, self._log, signal.SIGTERM)
         except OSError as error:
             raise StageError(f"the server's command cannot be started: {error}") from error
+        return self._child
+
+    def _is_up(self, child: Child, name: str) -> bool:
+        """Whether it became healthy; False where it ended before. Raises StageError where it is too slow."""
         deadline = time.monotonic() + self._start_seconds
         while not self.is_healthy():
-            if not self.is_running():
-                raise StageError(
-                    f"{words[0]} ended with {child.returncode} before it was healthy: {child.last_words(TAIL)} ({self._log})"
-                )
+            if child.returncode is not None:
+                return False
             if time.monotonic() > deadline:
                 self.stop()
                 advice = f"raise the site's server_seconds, or see: {child.last_words(TAIL)} ({self._log})"
-                raise StageError(f"{words[0]} was not healthy after {self._start_seconds:g} s; {advice}")
+                raise StageError(f"{name} was not healthy after {self._start_seconds:g} s; {advice}")
             time.sleep(POLL_SECONDS)
+        return True
 
     def reload(self, told: Sequence[str]) -> None:
         """Have it read the weights that its folder has now. Raises StageError where it refuses, is gone or is too slow."""
