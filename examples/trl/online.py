@@ -167,7 +167,7 @@ def in_their_order(prompts: Sequence[Pooled], handover: Handover) -> list[Pooled
 
     slots = handover.budget.answers // handover.asked.samples
     curriculum = Curriculum(prompts, handover.asked.mixture, 0.0, slots, order)
-    return curriculum.round(0, slots)
+    return curriculum.take(0, slots)
 
 
 def row(prompt: Pooled, encoder: ChatEncoder, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:

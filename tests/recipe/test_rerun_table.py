@@ -236,7 +236,6 @@ RERUN |= {
     "online.mixture": ({"ask": 2, "problems": 1}, ONLINE),
     "online.start": ("sft", POOL),
     "online.problems.generators": (["gcd", "ring_count", "lcm"], PROBLEMS),
-    "online.problems.corpus": ({"chemistry": {"smiles": "{smiles}"}, "prose": {"smiles": "{text}"}}, PROBLEMS),
     "online.problems.corpus.chemistry.smiles": ("{text}", PROBLEMS),
     "online.problems.corpus.chemistry.name": ("{name}", PROBLEMS),
     "online.problems.most_tasks": (3, PROBLEMS),

@@ -26,14 +26,14 @@ def illegal_corpus(r: Recipe) -> Iterator[Problem]:
     if asked and not settings.corpus:
         advice = f"asks about molecules; give {where}.corpus, sources that have some, or leave it out"
         yield Problem(f"{where}.generators", asked[0], advice)
-    if settings.corpus and not asked and not every:
+    if settings.corpus and settings.generators and not asked and not every:
         advice = f"no generator asks about molecules; name some ({', '.join(MoleculeTask)}), or leave it out"
         yield Problem(f"{where}.corpus", list(settings.corpus), advice)
     for name, fields in settings.corpus.items():
         source = r.data.sources.get(name)
-        if source is None:
+        if source is None and r.data.sources:
             yield Problem(f"{where}.corpus.{name}", None, f"no such source; there is {', '.join(r.data.sources)}")
-        elif source.kind is SourceKind.REASONING_GYM:
+        elif source is not None and source.kind is SourceKind.REASONING_GYM:
             yield Problem(f"{where}.corpus.{name}", source.kind.value, "makes problems, not molecules; name another source")
         if "{" not in fields.smiles:
             yield Problem(f"{where}.corpus.{name}.smiles", fields.smiles, "names no field; write {field}")
