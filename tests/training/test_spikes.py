@@ -53,6 +53,14 @@ def test_a_norm_twice_the_usual_is_none_however_smooth_it_was() -> None:
     assert _judged([2.0] * 200, [0.54 + 0.01 * (step % 2) + 1.5 * (step == 150) for step in range(200)]) == [150]
 
 
+def test_losses_that_are_all_zero_are_usual_and_what_rises_above_them_is_not() -> None:
+    detector = SpikeDetector(Spikes(window=16))
+    for _ in range(32):
+        assert detector.judge(0.0, 1.0) == ""
+        detector.learn(0.0, 1.0)
+    assert "robust deviations above 0.0000" in detector.judge(0.5, 1.0)
+
+
 def test_a_drop_is_no_spike_and_a_new_level_is_one_only_until_it_is_usual() -> None:
     losses = [3.0] * 100 + [2.0] * 100 + [2.5] * 200
     found = _judged(losses, [1.0] * 400, window=16)

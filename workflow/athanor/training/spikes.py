@@ -66,7 +66,8 @@ class Series:
             return 0.0
         middle = median(self._rises)
         spread = MAD_TO_DEVIATION * median(abs(rise - middle) for rise in self._rises)
-        return (value - self.usual - middle) / max(spread, least)
+        above, spread = value - self.usual - middle, max(spread, least)
+        return above / spread if spread else 0.0  # a loss of 0 after losses that were all the same rises above none
 
     def learn(self, value: float) -> None:
         """One more step."""

@@ -196,8 +196,9 @@ class ModuleRun:
             norm = self.engine.step(lr, most) if weight else 0.0  # where nothing is to be learnt, nothing decays either
         if not math.isfinite(norm):  # these weights are never saved
             raise NonFiniteError(f"gradient norm {norm} at step {after.step}, samples {samples.start} to {samples.stop - 1}")
-        self._tell_spike(loss, norm, after.step)
-        self.norms.learn(norm)
+        if weight:  # a step that had nothing to learn says nothing of what is usual
+            self._tell_spike(loss, norm, after.step)
+            self.norms.learn(norm)
         if self.task.rounds is not None:
             self.task.rounds.step_done(after.step, samples, left_out=norm > most)
         self.profiler.step_done(after.step)
