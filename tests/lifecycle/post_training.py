@@ -55,7 +55,7 @@ PREFERENCE = {
     "parallel": {"ranks": 2, "micro_batch_size": 2},
     "checkpoint": {"every_tokens": 1024},
 }
-# Four rounds of eight prompts; the round after is answered while one is learnt from, saves fall into rounds, and an answer may
+# Eight rounds of eight prompts; the round after is answered while one is learnt from, saves fall into rounds, and an answer may
 # take two rounds.
 ONLINE = {
     "start": "sft",
@@ -75,7 +75,7 @@ ONLINE = {
     "watch_every_rounds": 2,
     "controls": ["shuffled"],
     "average": 3,
-    "token_budget": 32768,
+    "token_budget": 65536,
     "sequence_length": 256,
     "batch_tokens": 2048,
     "warmup_tokens": 2048,
