@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from athanor.data.conversations import answer_of, read_conversations
 from athanor.data.documents import read_rows
 from athanor.rl.online.rounds import Answered, Made, read_ledger, read_round
 from tests.lifecycle.post_training import with_fine_tuning
-from tests.lifecycle.project import Project, wait_until
+from tests.lifecycle.project import Project
 
 pytestmark = pytest.mark.slow
 
@@ -163,14 +164,20 @@ def _scored(project: Project, model: str) -> list[dict[str, Any]]:
 def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, finished: Project, tmp_path: Path) -> None:
     project = with_fine_tuning(finished.copy(tmp_path / "project"))
     driver = project.start_snakemake()
-    wait_until(lambda: any(project.store.glob("sft/*/checkpoints/*/state.json")), "a checkpoint")
-    assert project.kill_ranks("sft") == 2
-    wait_until(lambda: project.kill_ranks("rollouts"), "rollouts")  # most likely while it imports
-    wait_until(lambda: any(project.store.glob("offline/*/checkpoints/*/state.json")), "a checkpoint of offline RL")
-    project.kill_ranks("offline")  # none where it has just ended
-    wait_until(lambda: any(project.store.glob("online/*/rounds/00002.jsonl.gz")), "rounds of online RL, and saves in them")
-    assert project.kill_ranks("online")
-    assert driver.wait(timeout=600) == 0, (project.folder / "driver.log").read_text()
+    signs = {  # by which a stage is under way; the scheduler decides which comes first
+        "sft": "sft/*/checkpoints/*/state.json",
+        "rollouts": "rollouts/*",  # most likely while it imports
+        "offline": "offline/*/checkpoints/*/state.json",
+        "online": "online/*/rounds/00002.jsonl.gz",  # there are saves
+    }
+    struck = set[str]()
+    while driver.poll() is None:
+        for stage in signs.keys() - struck:
+            if any(project.store.glob(signs[stage])) and project.kill_ranks(stage):
+                struck.add(stage)
+        time.sleep(0.02)
+    assert driver.returncode == 0, (project.folder / "driver.log").read_text()
+    assert struck >= {"sft", "rollouts", "online"}, "offline may have just ended"
     made = {
         "sft/model": RESULTS,
         "offline/2048": RESULTS,
