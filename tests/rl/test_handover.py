@@ -1,6 +1,7 @@
 """Weights reach the engine whole, whichever it is, and what it answered with them is kept."""
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,18 +114,19 @@ def test_other_weights_than_were_said_are_refused(
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_is_done_ahead_is_waited_for_and_its_error_is_raised(fails: bool) -> None:
-    done = []
+    done, marks = [], []
 
-    def work() -> None:
+    def work(mark: Callable[[], None]) -> None:
         if fails:
             raise StageError("no server")
+        mark()
+        time.sleep(2.5)  # longer than the wait looks for marks
         done.append(1)
 
     ahead = Ahead(work)
-    wait: Callable[[], None] = ahead.wait
     if fails:
         with pytest.raises(StageError, match="no server"):
-            wait()
+            ahead.wait()
     else:
-        wait()
-        assert done == [1]
+        ahead.wait(lambda: marks.append(1))
+        assert done == [1] and len(marks) <= 1

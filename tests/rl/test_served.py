@@ -2,7 +2,9 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,20 @@ def test_server_that_is_killed_while_it_starts_is_started_again(folder: Path, tm
             server.start()
     assert count.read_text().count("started") == (deaths + 1 if comes else 4)
     assert not server.is_running()
+
+
+def test_server_that_is_stopped_while_it_starts_is_not_started_again(folder: Path, tmp_path: Path) -> None:
+    count, script = tmp_path / "starts", tmp_path / "idle.py"
+    script.write_text(f"import time\nopen({str(count)!r}, 'a').write('started ')\ntime.sleep(1000)\n")
+    server = Server(f"{sys.executable} {script} {{model}} {{port}}", folder, tmp_path / "log", 60.0)
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(server.start)
+        while not count.exists():
+            time.sleep(0.02)
+        server.stop()
+        with pytest.raises(StageError, match="ended with -15 before it was healthy"):
+            starting.result(20)
+    assert count.read_text().split() == ["started"] and not server.is_running()
 
 
 def test_command_that_is_too_slow_is_ended(folder: Path, tmp_path: Path) -> None:

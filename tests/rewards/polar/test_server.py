@@ -16,6 +16,7 @@ import pytest
 import torch
 import urllib3
 
+from athanor.rewards.polar import queueing
 from athanor.rewards.polar.client import ScoringClient, ScoringError
 from athanor.rewards.polar.model import marked_tokenizer, reward_model, write_reward_model
 from athanor.rewards.polar.queueing import Full, ScoringQueue
@@ -185,6 +186,25 @@ def test_queue_takes_whole_requests_up_to_its_room_and_scores_them_together() ->
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_queue_that_is_stuck_in_a_batch_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queueing, "STUCK_SECONDS", 0.05)
+    on = threading.Event()
+
+    def score(rows: Any) -> list[float]:
+        on.wait(DEADLINE)
+        return [0.0] * len(rows)
+
+    queue = ScoringQueue(score, 8, 8)
+    waiting = queue.put([[1]])
+    limit = time.monotonic() + DEADLINE
+    while queue.works and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not queue.works
+    on.set()
+    assert waiting.result(DEADLINE) == [0.0] and queue.works and queue.scored == 1
+    queue.close()
+
+
 def test_queue_whose_thread_has_died_takes_nothing() -> None:
     def score(_rows: Any) -> list[float]:
         raise SystemExit

@@ -1,6 +1,8 @@
 """Mathematics: what counts as equal, what no answer gets by, and every generator at its first and last levels."""
 
 import math
+import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -235,6 +237,15 @@ def test_problems_follow_from_their_number_alone(generator: str) -> None:
         assert generate(generator, levels, 1, 2) == generate(generator, levels, 1, 6)[:2]
         assert len({entry["question"] for entry in generate(generator, levels, 1, 6)}) > 3
     assert generate(generator, {}, 1, 6)[1:] != generate(generator, {}, 2, 5)
+
+
+@pytest.mark.parametrize("generator", sorted(MathematicsTask))
+def test_text_that_is_no_answer_is_told_from_one_at_once(generator: str) -> None:
+    shape = re.compile(KINDS[generator].shape)
+    for text in ("1" * 40 + " is", r"(\frac{1}{4}, -\frac{3}{4}, 5) = (x, y, z)", "{1, " * 200 + "=", "(" * 900 + "!"):
+        began = time.process_time()
+        assert shape.fullmatch(text) is None
+        assert time.process_time() - began < 1  # where every cut was tried: years
 
 
 @needs_walls

@@ -69,3 +69,13 @@ def _files_of(path: Path) -> Iterator[Path]:
         yield path
     else:
         raise FileNotFoundError(f"the stage names {path} as a result, but it is not there")
+
+
+def secure_tree(folder: Path) -> None:
+    """Bring every file below `folder` to the disk, and the names that it has there."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

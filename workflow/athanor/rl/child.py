@@ -1,4 +1,8 @@
-"""A program that a stage starts, and all that this starts: it ends with the stage, whatever ends that."""
+"""A program that a stage starts: it ends with the stage, whatever ends that.
+
+What the program itself starts ends with it where the stage ends by its own doing; where the stage is killed, by the job's own
+bounds, as Slurm has them and one machine without has not.
+"""
 
 import ctypes
 import os

@@ -8,7 +8,7 @@ from athanor.models.folder_files import MODEL_FOLDER, POINTS_FOLDER
 def run(stage: StageRun) -> Outcome:
     """`model/`: a folder as `export` writes it."""
     points = list(stage.inputs.values())
-    folders = [folder for point in points for folder in (*sorted((point.folder / POINTS_FOLDER).glob("*")), point.folder)]
+    folders = [folder for point in points for folder in (*sorted((point.folder / POINTS_FOLDER).glob("[0-9]*")), point.folder)]
 
     def progress(done: int, total: int) -> None:
         stage.progress(done, total, "weight files")

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from athanor.artifacts.files import write_atomically
+from athanor.artifacts.files import secure_tree, write_atomically
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.folder_files import MODEL_FOLDER, OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
 from athanor.recipe.command_template import problem_with_template
@@ -263,6 +263,7 @@ def _take(stage: StageRun, place: Place, told: Told | None) -> None:
             shutil.copyfile(start / name, place.output / name)
     lines = join_told(attempt / METRICS_FILE for attempt in place.attempts())
     write_atomically(stage.folder / METRICS_FILE, "".join(line.line() for line in lines))
+    secure_tree(place.output)  # a model that is there is a whole one, also after a power cut
     os.replace(place.output, place.model)
 
 

@@ -20,6 +20,7 @@ from athanor.stages.asking import engine_of
 Weights = Mapping[str, torch.Tensor]
 Write = Callable[[Weights, Path], None]  # fills a folder that a server can serve
 PROMPTS_A_SHARD = 16  # what a rank that is killed has to answer again, at most
+LOOK_SECONDS = 1.0
 HANDOVER = "handover"  # the folder of a server's weights, below the stage's
 
 
@@ -120,21 +121,35 @@ class _Kept:
 
 
 class Ahead:
-    """One piece of work beside the training: its result, or what it raised, is there when it is asked for."""
+    """One piece of work beside the training: it is waited for, and what it raised is raised then."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[Callable[[], None]], object]) -> None:
+        """`work` calls what it is given whenever a part of it is done."""
         self._error: BaseException | None = None
+        self._marks = 0
         self._thread = threading.Thread(target=self._run, args=(work,), name="ahead", daemon=True)
         self._thread.start()
 
-    def _run(self, work: Callable[[], object]) -> None:
+    def _run(self, work: Callable[[Callable[[], None]], object]) -> None:
         try:
-            work()
+            work(self._mark)
         except BaseException as error:  # it is raised where it is waited for
             self._error = error
 
-    def wait(self) -> None:
-        """Until it is done. Raises what it raised."""
-        self._thread.join()
+    def _mark(self) -> None:
+        self._marks += 1
+
+    def wait(self, on_mark: Callable[[], None] = lambda: None) -> None:
+        """Until it is done; `on_mark` is called while parts of it get done. Raises what it raised."""
+        seen = self._marks
+        while self._thread.is_alive():
+            self._thread.join(LOOK_SECONDS)
+            if self._marks != seen:
+                seen = self._marks
+                on_mark()
         if self._error is not None:
             raise self._error
+
+    def join(self) -> None:
+        """Until it has ended, however it did."""
+        self._thread.join()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from athanor.artifacts.run import Outcome, StageRun
+from athanor.artifacts.run import Outcome, StageError, StageRun
 from athanor.data.chat import ChatEncoder
 from athanor.data.documents import read_rows
 from athanor.models.folder_files import MODEL_FOLDER, POINTS_FOLDER
@@ -47,6 +47,16 @@ def run(stage: StageRun) -> Outcome:
     return _outcome(stage, outcome, watched) if stage.rank == 0 else outcome
 
 
+def _points(stage: StageRun) -> list[Path]:
+    """The files of the weights that the last rounds began with. Raises StageError where some are lost."""
+    found = sorted((stage.folder / POINTS_FOLDER).glob("[0-9]*"))
+    wanted = max(0, stage.recipe.online.average - 1) if stage.instance == "model" else 0
+    if len(found) != wanted:
+        told = f"{stage.folder / POINTS_FOLDER} has {len(found)} of {wanted} points"
+        raise StageError(f"{told}; delete {stage.folder} and train anew")
+    return [path for point in found for path in sorted((point / MODEL_FOLDER).iterdir())]
+
+
 def _write(start: Path, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     write_model(start, weights, folder)
 
@@ -64,7 +74,7 @@ def _outcome(stage: StageRun, outcome: Outcome, watched: Sequence[Pooled]) -> Ou
     described = {"tokens": outcome.counters["tokens"], "pool": stage.input_named("pool").fingerprint, **counters}
     step = int(outcome.counters["step"])
     stage.spool.model(f"{stage.stage}-{stage.instance}", step, MODEL_FOLDER, described, source="huggingface")
-    points = sorted(path for path in (stage.folder / POINTS_FOLDER).glob(f"*/{MODEL_FOLDER}/*"))
+    points = _points(stage)
     files = [str(path.relative_to(stage.folder)) for path in (*(path_of(stage.folder, one.number) for one in made), *points)]
     last = {name: value for name, value in made[-1].metrics.items() if name in ("pass_rate", "entropy", "answer_tokens")}
     return Outcome(

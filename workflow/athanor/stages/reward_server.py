@@ -1,5 +1,6 @@
 """The reward model behind a server that the ranks of a node share: a GPU holds it once. It is started again when it dies."""
 
+import json
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from athanor.rewards.polar.client import Away, ScoringClient, ScoringError
 from athanor.rewards.polar.template import Item
 from athanor.rl.rollouts.server import Server
 
-ITEMS_AT_ONCE = 256  # of a rank; the server's queue takes more
+ITEMS_AT_ONCE = 64  # of a rank; the server's queue takes more
 TRIES = 8  # of a request before it is asked whether the server is given up
 LOOK_SECONDS = 1.0
 SICK_LOOKS = 5  # in a row without health, then it is started again
@@ -43,15 +44,13 @@ class RewardServer:
             self.close()
             raise StageError(f"the reward model's server: {troubles[0]}")
         url = next(url for node, url, _ in found if node == node_name() and url)
-        self._client = ScoringClient(url, fingerprint, retries=TRIES)
+        self._client = ScoringClient(url, fingerprint, retries=TRIES, timeout_seconds=self._seconds)
 
     def score_items(self, items: Sequence[Item]) -> list[float]:
         """The reward of each item. Raises StageError where the server stays away."""
         scores: list[float] = []
         for first in range(0, len(items), ITEMS_AT_ONCE):
             scores += self._scores(items[first : first + ITEMS_AT_ONCE])
-            if self._keeper is not None:
-                self._keeper.answered()
         return scores
 
     def _scores(self, items: Sequence[Item]) -> tuple[float, ...]:
@@ -96,10 +95,6 @@ class Keeper:
         self._server.start()
         self._thread.start()
 
-    def answered(self) -> None:
-        """It is no server that only ever dies."""
-        self._deaths = 0
-
     def stop(self) -> None:
         """End it."""
         self._over.set()
@@ -111,7 +106,10 @@ class Keeper:
     def _watch(self) -> None:
         sick = 0
         while not self._over.wait(LOOK_SECONDS):
-            sick = 0 if self._server.is_healthy() else sick + 1
+            health = self._server.health()
+            sick = sick + 1 if health is None else 0
+            if health is not None and json.loads(health)["scored"]:
+                self._deaths = 0  # it is no server that only ever dies
             if self._server.is_running() and sick < SICK_LOOKS:
                 continue
             self._deaths += 1

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from athanor.artifacts.run import StageError, StageRun
@@ -20,6 +20,7 @@ from athanor.rl.online.rounds import Answered
 from athanor.rl.rollouts.sampling import Finish
 from athanor.stages.reward_server import RewardServer
 
+AT_ONCE = 256  # answers, between two signs of life
 JUDGE_KEY = "ATHANOR_JUDGE_KEY"  # in the environment
 
 
@@ -33,7 +34,9 @@ class Rewarder:
         self._scorer: Scorer | RewardServer | None = None
         self._judge: Judge | None = None
 
-    def reward(self, answers: Sequence[Answered], asked: Mapping[int, Pooled]) -> list[Answered]:
+    def reward(
+        self, answers: Sequence[Answered], asked: Mapping[int, Pooled], on_part: Callable[[], None] = lambda: None
+    ) -> list[Answered]:
         """The answers with what they earned; `asked` are the prompts by slot, those of other ranks among them.
 
         All ranks call it together. Raises StageError where a server or an endpoint stays away.
@@ -48,8 +51,9 @@ class Rewarder:
             (Route.RULES, self._ruled),
         ):
             some = [answer for answer in answers if answer.route == route]
-            if some:
-                found.update((answer.id, answer) for answer in rewarded(some, asked))
+            for begin in range(0, len(some), AT_ONCE):
+                found.update((answer.id, answer) for answer in rewarded(some[begin : begin + AT_ONCE], asked))
+                on_part()
         return [self._allowed(found[answer.id], list(found.values())) for answer in answers]
 
     def close(self) -> None:

@@ -18,6 +18,10 @@ from athanor.rl.rollouts.sampling import Prompt, Sampling
 from athanor.stages.handover import Answerer, Weights
 
 
+class GoneError(StageError):
+    """Answers are missing, and the weights that would give them are behind."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """Who is asked what: the folder that training starts from, its tokenizer, and the prompts."""
@@ -72,18 +76,27 @@ class RoundAnswers:
         if not self._answerer.is_shared:
             rank, ranks = (0, 1) if rank == 0 else (0, 0)
         folder, slots = self._folder(number, has), self.slots(number)
-        own = range(rank, len(slots), ranks) if ranks else range(0)
+        # Row by row one further, so that tasks that come in turn are every rank's.
+        own = [slot for slot in range(len(slots)) if ranks and (slot + slot // ranks) % ranks == rank]
         shards = folder / f"{rank}-of-{ranks}"
         found = self._first(
             number, {slot: slots[slot].prompt for slot in own if not slots[slot].said}, shards, weights, has, on_shard
         )
         said = [answer for slot in own for answer in slots[slot].said]
         found += [answer for answer in said if answer.finish != OPEN]
-        found += self._further(number, [answer for answer in said if answer.finish == OPEN], shards, weights, has)
+        found += self._further(number, [answer for answer in said if answer.finish == OPEN], shards, weights, has, on_shard)
         watched: list[dict[str, Any]] = []
         if rank == 0 and ranks and number % self._settings.watch_every_rounds == 0 and self._asked.watched:
-            watched = self._watch(folder, weights, has)
+            watched = self._watch(folder, weights, has, on_shard)
         return found, watched
+
+    def are_there(self, number: int, has: str) -> bool:
+        """Whether this rank's part is on the disk, by the weights of that checksum."""
+        try:
+            self.of(number, self.weights_that_are_gone(number, has), has)
+        except GoneError:
+            return False
+        return True
 
     def _first(
         self,
@@ -113,30 +126,38 @@ class RoundAnswers:
         return found
 
     def _further(
-        self, number: int, answers: Sequence[Answered], shards: Path, weights: Callable[[], Weights], has: str
+        self,
+        number: int,
+        answers: Sequence[Answered],
+        shards: Path,
+        weights: Callable[[], Weights],
+        has: str,
+        on_shard: Callable[[], None],
     ) -> list[Answered]:
         """Answers of earlier rounds with as many tokens more as a round gives."""
         by_name = {f"{number}:{answer.id}:{answer.prompt}": answer for answer in answers}
         prompts = [Prompt(name, self.ids_of(self._asked.pool[a.prompt]) + a.tokens) for name, a in by_name.items()]
         sampling = Sampling(1, max_new_tokens=self._settings.tokens_a_round, seed=self._stage.recipe.seed)
         folder = shards.with_name(f"{shards.name}-further")
-        samples = self._answerer.answer(prompts, sampling, folder, weights, has) if prompts else []
+        samples = self._answerer.answer(prompts, sampling, folder, weights, has, on_shard) if prompts else []
         decode, most = self._asked.encoder.decode, self._settings.max_new_tokens
         return [gone_on(by_name[sample.prompt], sample, has, decode, most) for sample in samples]
 
-    def _watch(self, folder: Path, weights: Callable[[], Weights], has: str) -> list[dict[str, Any]]:
+    def _watch(
+        self, folder: Path, weights: Callable[[], Weights], has: str, on_shard: Callable[[], None]
+    ) -> list[dict[str, Any]]:
         """The likeliest answers to the held-out prompts that are looked at through training."""
         known = {prompt.id: prompt for prompt in self._asked.watched}
         prompts = [Prompt(prompt.id, self.ids_of(prompt)) for prompt in known.values()]
         sampling = Sampling(1, 0.0, max_new_tokens=self._settings.max_new_tokens)
-        samples = self._answerer.answer(prompts, sampling, folder / "watched", weights, has)
+        samples = self._answerer.answer(prompts, sampling, folder / "watched", weights, has, on_shard)
         return [{"prompt": s.prompt, "text": self._asked.encoder.decode(s.tokens), "finish": s.finish.value} for s in samples]
 
     def weights_that_are_gone(self, number: int, has: str) -> Callable[[], Weights]:
-        """What raises StageError where answers by weights that are behind are still to be drawn."""
+        """What raises GoneError where answers by weights that are behind are still to be drawn."""
 
         def weights() -> Weights:
-            raise StageError(
+            raise GoneError(
                 f"answers of round {number} are missing below {self._folder(number, has)}, and the weights {has} that gave them "
                 f"are behind; bring them back, or delete {self._stage.folder} and train anew"
             )

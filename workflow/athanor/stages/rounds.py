@@ -4,6 +4,7 @@ All ranks ask, judge and reward a part of a round each and know all of it afterw
 the pool and the recipe, so a round that was cut off is finished, and one that is on the disk is not made again.
 """
 
+import contextlib
 import json
 import shutil
 import time
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from athanor.artifacts.files import write_json
-from athanor.artifacts.run import StageError, StageRun
+from athanor.artifacts.files import secure_tree, write_json
+from athanor.artifacts.run import StageRun
 from athanor.models.folder_files import MODEL_FOLDER, POINTS_FOLDER
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema.online import Online
@@ -69,6 +70,7 @@ class OnlineRounds:
         self._ahead: Ahead | None = None
         self._read: tuple[int, list[list[Answered | None]]] | None = None  # the round that is learnt from, step by step
         self._told: dict[str, float] = {}
+        self._reached = 0  # tokens behind which it goes on
 
     # What the trainer reads.
 
@@ -91,12 +93,7 @@ class OnlineRounds:
 
     def _arranged(self, number: int) -> list[list[Answered | None]]:
         if self._read is None or self._read[0] != number:
-            made = read_round(self._stage.folder, number)
-            if made is None:
-                raise StageError(
-                    f"round {number} is not in {self._stage.folder / ROUNDS}, and the weights that answered it are behind; bring "
-                    f"it back, or delete {self._stage.folder} and train anew"
-                )
+            made = await_round(self._stage.folder, number)
             tokens = self.samples * self._settings.sequence_length
             steps = tokens // BatchSizes.of(self._settings).at(number * tokens)
             self._read = number, arrange(made.answers, self._stage.recipe.seed, number, steps)
@@ -122,9 +119,25 @@ class OnlineRounds:
                 write_round(self._stage.folder, made)
                 self._clean(number)
             dist.barrier()
-        if made.ahead and number + 1 < self._rounds:
-            self._ahead = Ahead(lambda: self._answers.of(number + 1, weights, made.ahead))  # of a copy: training goes on
+        if made.ahead and number + 1 < self._rounds and self._agree(read_round(self._stage.folder, number + 1)) is None:
+            has, known = self._next_weights(made, now, weights)
+            self._ahead = Ahead(lambda mark: self._answers.of(number + 1, known, has, mark))  # of a copy: training goes on
         self._told = {**made.metrics, **self._told}
+
+    def _next_weights(self, made: Made, now: str, weights: Callable[[], Weights]) -> tuple[str, Callable[[], Weights]]:
+        """The sum of the weights that answer the round after `made`, and how they are had.
+
+        Those that it says; where a resume has others and not all of these have answered, as steps that are done again may come
+        out on a GPU, the ones that there are, and the round says so from then on.
+        """
+        if made.ahead == now:
+            return now, weights
+        if all(self._everyone(self._answers.are_there(made.number + 1, made.ahead))):
+            return made.ahead, self._answers.weights_that_are_gone(made.number + 1, made.ahead)
+        if dist.get_rank() == 0:
+            write_round(self._stage.folder, replace(made, ahead=now))
+        dist.barrier()
+        return now, weights
 
     def _keep_point(self, number: int, weights: Weights) -> None:
         """The weights that a round begins with, for the mean of the last. A run that goes on within the round has them."""
@@ -135,10 +148,12 @@ class OnlineRounds:
         shutil.rmtree(draft, ignore_errors=True)
         (draft / MODEL_FOLDER).mkdir(parents=True)
         self._asked.write(weights, draft / MODEL_FOLDER)
+        secure_tree(draft)
         draft.rename(folder)
 
     def step_done(self, step: int, samples: range, *, left_out: bool) -> None:
         """As `Rounds`."""
+        self._reached = samples.stop * self._settings.sequence_length
         if dist.get_rank() == 0:
             learnt = [found for sample in samples if (found := self._at(sample)) is not None]
             self._ledger.add(step, samples.start // self.samples, learnt, left_out=left_out)
@@ -186,21 +201,22 @@ class OnlineRounds:
 
     def metrics(self) -> dict[str, float]:
         """As `Rounds`."""
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, self._loss.taken())
+        everyone = self._everyone(self._loss.taken())
         told, self._told = self._told, {}
         return {**told, **sum(everyone, policy.Watched()).metrics()}
 
     def close(self) -> None:
-        """End engines and workers."""
-        self._wait()
-        self._answers.close()
-        self._rewarder.close()
+        """End engines and workers, whatever went wrong."""
+        with contextlib.ExitStack() as all_of_them:
+            all_of_them.callback(self._rewarder.close)
+            all_of_them.callback(self._answers.close)
+            if self._ahead is not None:
+                self._ahead.join()
 
     def _wait(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            ahead.wait()
+            ahead.wait(self._beat_again)
 
     # A round.
 
@@ -216,7 +232,8 @@ class OnlineRounds:
         slots = self._answers.slots(number)
         prompts = {place: slot.prompt for place, slot in enumerate(slots)}
         goes_on = open_slots(own)  # a group is one rank's
-        rewarded = self._everyones(self._rewarder.reward([answer for answer in own if answer.slot not in goes_on], prompts))
+        whole = [answer for answer in own if answer.slot not in goes_on]
+        rewarded = self._everyones(self._rewarder.reward(whole, prompts, lambda: self._beat(number)))
         left = self._everyones([answer for answer in own if answer.slot in goes_on])
         judged = time.perf_counter()
         lessons = self._lessons.of(number, rewarded, before.moments if before else {})
@@ -262,26 +279,31 @@ class OnlineRounds:
     def _as_drawn(self, rows: Sequence[Drawn], module: torch.nn.Module) -> list[tuple[float, ...]] | None:
         """What the engine drew by, where the trainer says the same of some answers of every rank: it need not say it of all."""
         padding, size = self._asked.encoder.padding, self._settings.parallel.micro_batch_size
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, engine_off_by(module, rows, padding, size))
+        everyone = self._everyone(engine_off_by(module, rows, padding, size))
         return [row.log_probs for row in rows] if max(everyone) <= SAME_NATS else None
 
     def _everyones(self, own: Sequence[Answered]) -> list[Answered]:
         """All ranks' answers, in the order of their slots."""
+        return sorted((answer for some in self._everyone(own) for answer in some), key=_place)
+
+    @staticmethod
+    def _everyone(own: Any) -> list[Any]:
+        """What every rank has to say, by rank."""
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, own)
-        return sorted((answer for some in everyone for answer in some), key=_place)
+        return everyone
 
     def _agree(self, made: Made | None) -> Made | None:
         """Only what every rank sees is there: on a shared file system one may see a file later."""
-        seen: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(seen, made is not None)
-        return made if all(seen) else None
+        return made if all(self._everyone(made is not None)) else None
 
     def _beat(self, number: int) -> None:
         """No token is learnt while a round is answered, and yet it goes on."""
-        tokens = self.samples * self._settings.sequence_length
-        self._stage.progress(number * tokens, self._settings.token_budget, "tokens")
+        self._reached = number * self.samples * self._settings.sequence_length
+        self._beat_again()
+
+    def _beat_again(self) -> None:
+        self._stage.progress(self._reached, self._settings.token_budget, "tokens")
 
     def _clean(self, number: int) -> None:
         """The shards of a round that is on the disk have had their day."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -47,8 +48,11 @@ def _keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def connect(rank: int, world_size: int) -> None:
-    """The default process group; MASTER_ADDR and MASTER_PORT say where the others are found."""
+def connect(rank: int, world_size: int, patience: timedelta | None = None) -> None:
+    """The default process group; MASTER_ADDR and MASTER_PORT say where the others are found.
+
+    `patience`: how long one rank may wait for another; None: torch's own, 10 or 30 minutes.
+    """
     backend = "gloo" if ON_CPU else "nccl"
     if world_size == 1:
         dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
@@ -56,7 +60,7 @@ def connect(rank: int, world_size: int) -> None:
     if ON_CPU and os.environ.get("MASTER_ADDR") in LOOPBACK:
         # Else gloo looks up this machine's name, which on laptops and in containers may resolve to nothing.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(backend, rank=rank, world_size=world_size)
+    dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=patience)
 
 
 def nodes_of(world_size: int) -> tuple[str, ...]:

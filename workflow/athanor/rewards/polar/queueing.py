@@ -1,10 +1,12 @@
 """What waits to be scored: a bounded queue, emptied by one thread in batches of whatever has come together meanwhile."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+STUCK_SECONDS = 600.0  # a batch: its device has hung
 Row = Sequence[int]
 Score = Callable[[Sequence[Row]], list[float]]
 
@@ -21,6 +23,8 @@ class ScoringQueue:
         self._score, self.most_rows, self._at_once = score, most_rows, rows_at_once
         self._waiting: deque[tuple[Sequence[Row], Future[list[float]]]] = deque()
         self._rows = 0
+        self.scored = 0  # rows, since it began
+        self._began = 0.0  # the batch that is scored; 0 between two
         self._closing = False
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="scoring", daemon=True)
@@ -33,8 +37,10 @@ class ScoringQueue:
 
     @property
     def works(self) -> bool:
-        """Whether the thread that scores is alive and takes requests."""
-        return self._worker.is_alive() and not self._closing
+        """Whether the thread that scores is alive, not stuck in a batch, and takes requests."""
+        began = self._began
+        stuck = bool(began) and time.monotonic() - began > STUCK_SECONDS
+        return self._worker.is_alive() and not self._closing and not stuck
 
     def put(self, rows: Sequence[Row]) -> "Future[list[float]]":
         """Scores to come, of a request of `rows`. Raises Full where not all of them have room."""
@@ -57,12 +63,16 @@ class ScoringQueue:
     def _work(self) -> None:
         while batch := self._take():
             rows = [row for some, _ in batch for row in some]
+            self._began = time.monotonic()
             try:
                 scores = self._score(rows)
             except Exception as error:  # it belongs to these requests; the next ones may be well
                 for _, future in batch:
                     future.set_exception(error)
                 continue
+            finally:
+                self._began = 0.0
+            self.scored += len(rows)
             begin = 0
             for some, future in batch:
                 future.set_result(scores[begin : begin + len(some)])

@@ -1,7 +1,7 @@
 """Rewards over HTTP: `python -m athanor.rewards.polar.server --model FOLDER --port PORT`.
 
     POST /score    {"items": [{"prompt", "reference", "candidate"}, …]}  →  {"model": fingerprint, "scores": [number, …]}
-    GET  /health   200 while it takes requests, 503 while it ends or where the scoring thread has died
+    GET  /health   200 while it takes requests, 503 while it ends or where the scoring thread has died or hangs
     GET  /metrics  Prometheus' text format
 
 A request is answered whole or not at all. One that finds no room in the queue gets 503 and Retry-After, so memory and waiting
@@ -51,7 +51,7 @@ def application(scorer: Scorer, fingerprint: str, most_items: int, items_at_once
         return response
 
     async def health(_request: Request) -> Response:
-        said = {"model": fingerprint, "waiting": queue.rows, "works": queue.works}
+        said = {"model": fingerprint, "waiting": queue.rows, "scored": queue.scored, "works": queue.works}
         return JSONResponse(said, 200 if queue.works else 503)
 
     async def measured(_request: Request) -> Response:

@@ -108,7 +108,10 @@ def await_round(folder: Path, number: int) -> Made:
     deadline = time.monotonic() + SEEN_SECONDS
     while (made := read_round(folder, number)) is None:
         if time.monotonic() > deadline:
-            raise StageError(f"{path_of(folder, number)} is made and not to be seen; look at the file system, and start again")
+            raise StageError(
+                f"{path_of(folder, number)} is made and not to be seen, and the weights that answered it are behind; look at the "
+                f"file system and bring it back, or delete {folder} and train anew"
+            )
         time.sleep(0.2)
     return made
 

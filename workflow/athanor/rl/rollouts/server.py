@@ -105,16 +105,21 @@ class Server:
 
     def is_healthy(self) -> bool:
         """Whether it says so."""
+        return self.health() is not None
+
+    def health(self) -> bytes | None:
+        """What it says of its health; None where it is not well."""
         try:
-            return bool(requests.get(f"{self.url}/health", timeout=HEALTH_SECONDS).ok)
+            found = requests.get(f"{self.url}/health", timeout=HEALTH_SECONDS)
         except requests.RequestException:
-            return False
+            return None
+        return found.content if found.ok else None
 
     def stop(self) -> None:
         """End it and all that it started."""
-        if self._child is not None:
-            self._child.end(END_SECONDS)
-            self._child = None
+        child, self._child = self._child, None  # first: a thread that waits for its health is not to start another
+        if child is not None:
+            child.end(END_SECONDS)
 
 
 def _free_port() -> int:

@@ -306,9 +306,12 @@ def _meeting_time(random: Random, workers: int) -> Made:
 
 
 def _formula(letters: str, commands: str, more: str = "") -> str:
-    """A shape: numbers, signs and brackets, these letters, and these commands of LaTeX."""
+    """A shape: numbers, signs and brackets, these letters, and these commands of LaTeX.
+
+    Possessive, since it stands in shapes that repeat it: in 30 digits that are no answer a pattern would try 2^30 cuts.
+    """
     known = f"{commands}|frac|dfrac|tfrac|cdot|times|left|right"
-    return rf"(?:\\(?:{known})(?![a-zA-Z])|\\[,;:! ]|[{letters}\d+\-*/^(){{}}.\s{more}])+"
+    return rf"(?:\\(?:{known})(?![a-zA-Z])|\\[,;:! ]|[{letters}\d+\-*/^(){{}}.\s{more}])++"
 
 
 _NUMBER = _formula("", "div")

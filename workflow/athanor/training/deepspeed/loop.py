@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +47,9 @@ from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SpikeDetector
 from athanor.training.stopwatch import Part, Stopwatch
 
+# Ranks wait for each other's answers and rewards, and for a reward model to load; a hang is the executor's to end.
+PATIENCE = timedelta(days=1)
+
 
 @dataclass
 class Learner:
@@ -63,7 +67,8 @@ def train(stage: StageRun, task: ModuleTask) -> Outcome:
     stop (after saving), NonFiniteError when the loss or the gradient is no number, and StageError where nothing can be trained.
     """
     refuse_without_labels(task, f"{stage.stage}/{stage.instance}")
-    with connected(task.settings.parallel.ranks, stage.recipe.seed) as ranks:
+    patience = PATIENCE if task.rounds is not None else None
+    with connected(task.settings.parallel.ranks, stage.recipe.seed, patience) as ranks:
         return ModuleRun(stage, task, Learner(fresh_engine(task, ranks), ranks, Stopwatch(ranks.device))).to_the_end()
 
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -28,11 +29,14 @@ class Ranks:
 
 
 @contextmanager
-def connected(ranks: int, seed: int) -> Iterator[Ranks]:
-    """Connect this rank with the others, seed all random generators, and take the connection down again. Raises StageError."""
+def connected(ranks: int, seed: int, patience: timedelta | None = None) -> Iterator[Ranks]:
+    """Connect this rank with the others, seed all random generators, and take the connection down again. Raises StageError.
+
+    `patience`: as `connect` takes it.
+    """
     rank, world_size = place(ranks)
     device = claim_device()
-    connect(rank, world_size)
+    connect(rank, world_size, patience)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
