@@ -22,10 +22,11 @@ from athanor.models.language_model import build_language_model  # first: it stan
 from athanor.training.batches import MicroBatch, next_token_batch
 from athanor.training.checkpoints import FINAL
 from athanor.training.layout import Layout, process_groups
-from athanor.training.loop import MilestoneRun, Task
+from athanor.training.loop import MilestoneRun
 from athanor.training.optimizer import Learner, build_learner
 from athanor.training.samples import micro_batches_of
 from athanor.training.sharded_state import load_weights
+from athanor.training.task import Task
 
 from megatron.core.distributed import finalize_model_grads  # isort: skip
 from megatron.core.pipeline_parallel import get_forward_backward_func  # isort: skip

@@ -174,7 +174,8 @@ def train_ours(order: Order, samples: MarkovSamples, rank: int, marks: Marks) ->
     """The training loop of `athanor stage pretrain`."""
     from athanor.training.checkpoints import FINAL
     from athanor.training.held_out import HeldOut
-    from athanor.training.loop import Task, train
+    from athanor.training.loop import train
+    from athanor.training.task import Task
 
     p = order.recipe.pretrain
     if order.scaling is not None:

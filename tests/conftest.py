@@ -53,6 +53,7 @@ START_PROCESSES = (
     "tests/rewards/polar/test_server.py",
     "tests/rl/tasks/test_audit.py",
     "tests/training/test_online.py",
+    "tests/training/test_online_megatron.py",
     "tests/rl/tasks/test_problems_stage.py",
     "tests/rl/tasks/test_mathematics.py",
     "tests/rl/tasks/test_molecules.py",
@@ -73,6 +74,7 @@ START_PROCESSES = (
 # These train or evaluate a model: `make test` runs them behind the rest, the long campaigns first.
 TRAIN = (
     "tests/lifecycle/",
+    "tests/training/test_online_megatron.py",
     "tests/training/test_diagnosis.py",
     "tests/training/test_fp8_emulated.py",
     "tests/training/test_conversion.py",

@@ -54,7 +54,7 @@ def write(folder: Path, load: Path | None, tie: bool, sizes: dict[str, int]) -> 
         checkpoint = folder / "checkpoint"
         checkpoint.mkdir(parents=True, exist_ok=True)
         torch.distributed.barrier()
-        save_weights(model, checkpoint)
+        save_weights([model], checkpoint)
 
 
 def _shake_norms(model: "torch.nn.Module") -> None:  # type: ignore[name-defined]  # noqa: F821

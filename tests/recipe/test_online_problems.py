@@ -8,6 +8,7 @@ from athanor.recipe.lifecycle import Lifecycle
 from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import problems_with, with_entries
 
+MEGATRON = {"online.backend": "megatron", "online.start": "offline"}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "task that there is not": (
         {"online.mixture": {"tell": 1}},
@@ -55,6 +56,42 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "problems by rules": (
         {"online.routes": {"ask": "rules", "problems": "rules"}},
         "online.routes.problems='rules': problems have verifiers; leave it out",
+    ),
+    "start that Megatron has no checkpoint of": (
+        {"online.backend": "megatron"},
+        "online.start='last': preference learning leaves no checkpoint of Megatron's; use offline, or online.backend=deepspeed",
+    ),
+    "Megatron behind DeepSpeed": (
+        {"online.backend": "megatron", "sft.backend": "deepspeed"},
+        "online.backend='megatron': goes on from Megatron's checkpoint, and sft.backend=deepspeed leaves none; use deepspeed",
+    ),
+    "second model beside Megatron's": (
+        MEGATRON | {"online.objective.reference_kl": 0.1},
+        "online.objective.reference_kl=0.1: would need a second model beside Megatron's; use 0, or kl_cov",
+    ),
+    "ZeRO of Megatron": (
+        MEGATRON | {"online.zero.stage": 2},
+        "online.zero.stage=2: Megatron's optimizer is always spread as in stage 1; use 1",
+    ),
+    "no ZeRO of Megatron": (
+        MEGATRON | {"online.zero.stage": 0},
+        "online.zero.stage=0: Megatron's optimizer is always spread as in stage 1; use 1",
+    ),
+    "answers cut over context ranks": (
+        MEGATRON | {"online.parallel.context": 2, "online.parallel.ranks": 2},
+        "online.parallel.context=2: a context rank would hold parts of answers, which the local attention cannot tell apart",
+    ),
+    "rule that Megatron has not": (
+        MEGATRON | {"online.optimizer.name": "muon"},
+        "online.optimizer.name='muon': Megatron's distributed optimizer is AdamW here; use adamw",
+    ),
+    "rounds rolled back": (
+        MEGATRON | {"online.spikes.action": "roll_back"},
+        "online.spikes.action='roll_back': what follows a spike is answered by the weights that there were; use skip, or log",
+    ),
+    "layout that Megatron cannot build": (
+        MEGATRON | {"online.parallel.tensor": 3, "online.parallel.ranks": 3},
+        "online.parallel.tensor=3: does not divide model.num_attention_heads",
     ),
     "reward model that is not": (
         {"online.routes": {"ask": "reward_model"}, "reward.tune.token_budget": 0},
@@ -161,6 +198,16 @@ def test_start_is_the_one_that_is_named(project: Project, start: str, model: str
     put(data, "online.start", start)
     project.write("whole", data)
     assert Lifecycle(project.load(name="whole"), project.root)["online/model"].upstreams["start"].name == model
+
+
+def test_megatron_goes_on_from_the_checkpoint_of_the_start(project: Project) -> None:
+    data = with_entries(base())
+    for key, value in MEGATRON.items():
+        put(data, key, value)
+    project.write("whole", data)
+    made = Lifecycle(project.load(name="whole"), project.root)["online/model"]
+    assert made.upstreams["start"].name == "export/offline" and made.upstreams["checkpoint"].name == "offline/model"
+    assert "megatron-core" in made.packages and "deepspeed" not in made.packages
 
 
 def test_what_a_generator_of_ones_own_holds_decides_its_problems(project: Project) -> None:

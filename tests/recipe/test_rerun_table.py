@@ -277,6 +277,7 @@ RERUN |= {
     "online.staleness": (1, ONLINE),
     "online.drop_norms": (0.03, ONLINE),
     "online.freeze_router": (False, ONLINE),
+    "online.backend": ("megatron", ONLINE),
     "online.zero.stage": (0, NOTHING),
     "online.zero.offload": (True, NOTHING),
     "online.controls": (["random"], ONLINE),  # one more model beside the other

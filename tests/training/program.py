@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.artifacts.run import STOPPED, StageError, StageRun, Stopped
+from athanor.recipe.schema.choices import Backend
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.site import Site
 from athanor.tracking.spool import NullSpool, Spool
@@ -51,6 +52,8 @@ class Job:
     slow_rank: int | None = None  # waits for 0.2 s in each of its steps
     peak_tflops: float = 0.0  # the site's
     note_samples: bool = False  # write the numbers of the samples that are read into `samples-RANK.txt`
+    answers: Path | None = None  # learn from given answers, by `recipe.online`; the folder of the start in its exported form
+    backend: Backend = Backend.MEGATRON  # there
     pause_at_step: int = 0  # every rank waits before this step, as `faults.Interrupted` does
 
 
@@ -93,8 +96,9 @@ def _run(job: Job, stage: StageRun) -> object:
 
         return initialize(stage, job.recipe)
     from athanor.stages.pretrain import failures_so_far
-    from athanor.training.loop import Task, train
+    from athanor.training.loop import train
     from athanor.training.samples import SampleReader
+    from athanor.training.task import Task
     from tests.training.faults import (
         Broken,
         Counted,
@@ -110,6 +114,10 @@ def _run(job: Job, stage: StageRun) -> object:
     )
     from tests.training.synthetic import AffineChains, PackedChains, held_out, packed_held_out
 
+    if job.answers is not None:
+        from tests.training.given_answers import learn
+
+        return learn(stage, job.start, job.answers, job.backend, job.pause_at_step)
     if job.uncured:
         let_through(job.uncured)
     if job.slow_writes_from:

@@ -13,17 +13,9 @@ from athanor.recipe.schema.training import Optimizer, Zero
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.in_process import InProcessEngine
 from athanor.rl.rollouts.sampling import Prompt, Sample, Sampling
+from athanor.training.answers import Drawn, Learnable, chosen_by_covariance, most_apart
 from athanor.training.deepspeed.model_folder import read_model
-from athanor.training.deepspeed.online import (
-    AnswerBatches,
-    Drawn,
-    Learnable,
-    PolicyLoss,
-    answer_log_probs,
-    chosen_by_covariance,
-    engine_off_by,
-    freeze,
-)
+from athanor.training.deepspeed.online import AnswerBatches, PolicyLoss, answer_log_probs, freeze, shared_log_probs
 from athanor.training.deepspeed.ranks import connected
 from tests.rl.test_rollouts import END, folder, prompts
 
@@ -59,11 +51,11 @@ def test_trainers_log_probabilities_are_those_that_the_engine_drew_by(folder: Pa
             assert row == pytest.approx(one.log_probs, abs=1e-5)
 
 
-def test_engine_that_draws_by_other_weights_is_told_by_some_answers(folder: Path, drawn: list[Drawn]) -> None:
-    model = read_model(folder).eval()
-    assert engine_off_by(model, drawn, PADDING, 4) < 1e-5 and engine_off_by(model, [], PADDING, 4) == 0
+def test_engine_that_draws_by_other_weights_is_told_by_the_answer_that_is_most_apart(folder: Path, drawn: list[Drawn]) -> None:
+    said = answer_log_probs(read_model(folder).eval(), drawn, PADDING, 4)
+    assert most_apart(drawn, said) < 1e-5 and most_apart([], []) == 0
     other = [Drawn(one.prompt, one.answer, (*one.log_probs[:-1], one.log_probs[-1] - 0.5)) for one in drawn]
-    assert engine_off_by(model, other, PADDING, 4) == pytest.approx(0.5, abs=1e-5)
+    assert most_apart(other, said) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_loss_of_a_step_does_not_depend_on_how_it_is_cut(folder: Path, drawn: list[Drawn]) -> None:
@@ -132,6 +124,12 @@ def alone() -> Iterator[None]:
     """One rank."""
     with connected(1, 1):
         yield
+
+
+def test_every_rank_measures_a_part_of_the_answers(alone: None, folder: Path, drawn: list[Drawn]) -> None:
+    model = read_model(folder).eval()
+    says = shared_log_probs(model, PADDING, 3)
+    assert says(drawn) == answer_log_probs(model, drawn, PADDING, 3) and says([]) == []
 
 
 def test_step_with_too_large_a_norm_leaves_all_as_it_is(alone: None) -> None:

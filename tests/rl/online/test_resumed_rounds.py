@@ -17,11 +17,11 @@ from athanor.recipe.schema.recipe import Recipe
 from athanor.rl.online.prompts import Pooled
 from athanor.rl.online.rounds import ROUNDS, Made, read_round
 from athanor.rl.rollouts.handover import checksum
-from athanor.stages.handover import Weights
 from athanor.stages.round_answers import Asked
 from athanor.stages.rounds import OnlineRounds
 from athanor.training.deepspeed.model_folder import write_model
-from athanor.training.deepspeed.online import PolicyLoss
+from athanor.training.deepspeed.online import PolicyLoss, shared_log_probs
+from athanor.training.rounds import Weights
 from tests.rl.external.test_trl import tokenizer
 
 __all__ = ["tokenizer"]  # a fixture
@@ -63,9 +63,9 @@ def begin(tokenizer: Path, folder: Path, trained: PreTrainedModel, *numbers: int
 
     asked = Asked(tokenizer, ChatEncoder(tokenizer), {prompt.id: prompt for prompt in prompts}, [], write)
     stage = StageRun(Recipe(online=SETTINGS), "online", "model", "0" * 16, folder, {})
-    rounds = OnlineRounds(stage, SETTINGS, asked, PolicyLoss(Objective()))
+    rounds = OnlineRounds(stage, SETTINGS, asked, PolicyLoss(Objective()).taken, None)
     for number in numbers:
-        rounds.begin(number, lambda: dict(trained.named_parameters()), trained)
+        rounds.begin(number, lambda: dict(trained.named_parameters()), shared_log_probs(trained, 0, 4))
     rounds.close()
 
 

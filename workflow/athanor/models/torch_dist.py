@@ -50,6 +50,11 @@ class ShardedCheckpoint:
         """Global shape. Raises CheckpointError where the checkpoint has no such tensor."""
         return tuple(self._entry(name).size)
 
+    def dtype(self, name: str) -> torch.dtype:
+        """The type it was saved in. Raises CheckpointError where the checkpoint has no such tensor."""
+        found: torch.dtype = self._entry(name).properties.dtype
+        return found
+
     def weights(self) -> list[str]:
         """Names of the model's own tensors, without the optimizer's."""
         return sorted(name for name in self._tensors if not name.startswith("optimizer."))

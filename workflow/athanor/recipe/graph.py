@@ -68,6 +68,7 @@ SECOND = "second"  # the fine-tuned model whose pass rates count beside the firs
 ALONE = "alone"  # the reward model that is fine-tuned without having been trained on triples
 MORE = "more"  # the control that goes on with the conversations of fine-tuning
 ADAPTED = "adapted"  # what an adapter is beside, where training goes on from an earlier point of the same
+CHECKPOINT = "checkpoint"  # of a model that is given in its exported form, too
 EXCHANGED = "exchanged"  # the control that prefers the wrong answer in half of the pairs
 
 

@@ -6,16 +6,28 @@ from hashlib import sha256
 from pathlib import Path
 
 from athanor.recipe.external import external_section, is_handed_over, trains_online
-from athanor.recipe.graph import FINE_TUNED, OFFLINE, PREFERENCE, PROBLEMS, Artifact, Graph
+from athanor.recipe.graph import CHECKPOINT, FINE_TUNED, OFFLINE, PREFERENCE, PROBLEMS, Artifact, Graph
 from athanor.recipe.preference import illegal_module_training
 from athanor.recipe.problem_generators import illegal_corpus, problem_packages
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema.choices import OnlineControl, OnlineStart, PolicyLoss, Precision, Route, SourceKind
+from athanor.recipe.schema.choices import (
+    Backend,
+    OnlineControl,
+    OnlineStart,
+    OptimizerName,
+    PolicyLoss,
+    Precision,
+    Route,
+    SourceKind,
+    SpikeAction,
+)
 from athanor.recipe.schema.recipe import Recipe
+from athanor.recipe.schema.training import Zero
 from athanor.recipe.sections import online_section, pool_section, problems_section
 from athanor.recipe.units import Unit, format_quantity
 
 IN_ORDER = (FINE_TUNED, OFFLINE, PREFERENCE)  # of the models it may start from
+WITH_MEGATRON = ("torch", "megatron-core", "transformer-engine", "transformers", "reasoning-gym")
 RULES = ("fluency", "safety", "brevity", "script")
 
 
@@ -25,12 +37,17 @@ def online_tasks(r: Recipe) -> list[str]:
 
 
 def learn_online(
-    r: Recipe, graph: Graph, models: Mapping[str, Artifact], made: Mapping[str, Artifact], judge: Artifact | None
+    r: Recipe,
+    graph: Graph,
+    models: Mapping[str, Artifact],
+    trained: Mapping[str, Artifact],
+    made: Mapping[str, Artifact],
+    judge: Artifact | None,
 ) -> tuple[Artifact | None, dict[str, Artifact]]:
     """The problems of the registry, where the mixture has them, and the models that learn online.
 
-    `models` are exported, by label; `made` are conversations by task; `judge` is the reward model, where there is one. Prompts
-    are kept apart from what the last milestone is evaluated with.
+    `models` are exported, by label, `trained` what they were exported from; `made` are conversations by task;
+    `judge` is the reward model, where there is one. Prompts are kept apart from what the last milestone is evaluated with.
     """
     problems = None
     if PROBLEMS in r.online.mixture:
@@ -43,12 +60,15 @@ def learn_online(
     upstreams = {"start": start, "pool": pool}
     if judge is not None and Route.REWARD_MODEL in _routes(r).values():
         upstreams["reward"] = judge
+    megatron = r.online.backend is Backend.MEGATRON
     learnt = {}
     for label in ("model", *r.online.controls):
         more = {"rewards": label} if label != "model" else {"online.average": r.online.average} if r.online.average else {}
         handed_over = label == "model" and is_handed_over(r)
         section = external_section(r, graph.project) if handed_over else {**online_section(r), **more}
-        learnt[str(label)] = graph.add("online", str(label), section, upstreams)
+        own = {CHECKPOINT: trained[_start(r)]} if megatron and not handed_over and _start(r) in trained else {}
+        packages = WITH_MEGATRON if own else ()
+        learnt[str(label)] = graph.add("online", str(label), section, upstreams | own, packages)
     return problems, learnt
 
 
@@ -98,11 +118,6 @@ def illegal_online(r: Recipe) -> Iterator[Problem]:
     if o.objective.kind is PolicyLoss.OREAL and set(_routes(r).values()) != {Route.VERIFIER}:
         advice = "oreal clones what is right and pushes down what is wrong, which verifiers alone can tell; use clipped"
         yield Problem(f"{where}.objective.kind", o.objective.kind.value, advice)
-    if o.drop_norms and (o.zero.stage or o.precision is not Precision.FP32):
-        advice = f"DeepSpeed tells a norm when the step is done, but for {where}.zero.stage=0 in fp32; use these, or 0"
-        yield Problem(f"{where}.drop_norms", o.drop_norms, advice)
-    if o.zero.stage == 3:
-        yield Problem(f"{where}.zero.stage", 3, "the weights are handed over whole each round; use 2")
     for number, pattern in enumerate(o.forbidden):
         try:
             re.compile(pattern)
@@ -118,7 +133,48 @@ def illegal_online(r: Recipe) -> Iterator[Problem]:
         advice = "draws rewards of 0 and 1, and the reward model's have no such scale; use shuffled"
         yield Problem(f"{where}.controls", [control.value for control in o.controls], advice)
     if trains_online(r):
-        yield from illegal_module_training(o, o.zero, where)
+        yield from _by_megatron(r) if o.backend is Backend.MEGATRON else _by_deepspeed(r)
+
+
+def _by_deepspeed(r: Recipe) -> Iterator[Problem]:
+    o, where = r.online, "online"
+    if o.drop_norms and (o.zero.stage or o.precision is not Precision.FP32):
+        advice = f"DeepSpeed tells a norm when the step is done, but for {where}.zero.stage=0 in fp32; use these, or 0"
+        yield Problem(f"{where}.drop_norms", o.drop_norms, advice)
+    if o.zero.stage == 3:
+        yield Problem(f"{where}.zero.stage", 3, "the weights are handed over whole each round; use 2")
+    yield from illegal_module_training(o, o.zero, where)
+
+
+def _by_megatron(r: Recipe) -> Iterator[Problem]:
+    """What Megatron's loop cannot have here; its layout and precision are checked as every other training's."""
+    o, where = r.online, "online"
+    if r.sft.backend is not Backend.MEGATRON:
+        advice = "goes on from Megatron's checkpoint, and sft.backend=deepspeed leaves none; use deepspeed"
+        yield Problem(f"{where}.backend", o.backend.value, advice)
+    elif _start(r) == PREFERENCE:
+        advice = "preference learning leaves no checkpoint of Megatron's; use offline, or online.backend=deepspeed"
+        yield Problem(f"{where}.start", o.start.value, advice)
+    refused = {
+        "objective.reference_kl": (o.objective.reference_kl, "would need a second model beside Megatron's; use 0, or kl_cov"),
+        "zero.offload": (o.zero.offload, "Megatron's optimizer stays on the device; use false"),
+        "noise_scale_every_steps": (o.noise_scale_every_steps, "counts every token, and here answers alone count; use 0"),
+    }
+    for name, (value, advice) in refused.items():
+        if value:
+            yield Problem(f"{where}.{name}", value, advice)
+    if o.zero.stage != Zero().stage:
+        advice = f"Megatron's optimizer is always spread as in stage 1; use {Zero().stage}"
+        yield Problem(f"{where}.zero.stage", o.zero.stage, advice)
+    if o.parallel.context != 1:
+        advice = "a context rank would hold parts of answers, which the local attention cannot tell apart; use 1"
+        yield Problem(f"{where}.parallel.context", o.parallel.context, advice)
+    if o.optimizer.name is not OptimizerName.ADAMW:
+        advice = "Megatron's distributed optimizer is AdamW here; use adamw"
+        yield Problem(f"{where}.optimizer.name", o.optimizer.name.value, advice)
+    if o.spikes.action is SpikeAction.ROLL_BACK:
+        advice = "what follows a spike is answered by the weights that there were; use skip, or log"
+        yield Problem(f"{where}.spikes.action", o.spikes.action.value, advice)
 
 
 def _prompts(r: Recipe) -> Iterator[Problem]:

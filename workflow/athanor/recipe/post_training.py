@@ -120,7 +120,8 @@ class _PostTraining:
                     models[name] = self._export(name, artifact)
         problems = None
         if r.learns_online:
-            problems, learnt = learn_online(r, self.graph, models, made, judge)
+            starts = {FINE_TUNED: tuned["model"], **({OFFLINE: trained[f"{OFFLINE}-model"]} if r.learns_offline else {})}
+            problems, learnt = learn_online(r, self.graph, models, starts, made, judge)
             trained |= {f"{ONLINE}-{label}": artifact for label, artifact in learnt.items()}
             for label, artifact in learnt.items():
                 if label == "model" or r.sft.answers.prompts:

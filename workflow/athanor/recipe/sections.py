@@ -171,6 +171,8 @@ def online_section(r: Recipe) -> dict[str, Any]:
     section |= flatten(o.objective, "online.objective") | flatten(o.shares, "online.shares")
     if Route.RULES in o.routes.values():
         section |= flatten(o.rule_weights, "online.rule_weights")
+    if o.backend is Backend.MEGATRON:
+        section["online.backend"] = o.backend
     if o.tokens_a_round:
         section["online.tokens_a_round"] = o.tokens_a_round
     if Route.JUDGE in o.routes.values():

@@ -6,7 +6,7 @@ from athanor.recipe.external import is_handed_over, trains_online
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem
-from athanor.recipe.schema.choices import OptimizerName, Schedule
+from athanor.recipe.schema.choices import Backend, OptimizerName, Schedule
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.schema.training import Training
 from athanor.recipe.units import Unit, format_quantity
@@ -24,6 +24,9 @@ def illegal_training(r: Recipe) -> Iterator[Problem]:
             yield from _lengths(r, settings, section)
             if section == ONLINE and is_handed_over(r) and not trains_online(r):
                 continue  # steps and rates are the other trainer's
+            if section == ONLINE and r.online.backend is Backend.MEGATRON:
+                yield from illegal_layout(r.model, settings, section)
+                yield from illegal_precision(r, settings, section)
             yield from illegal_batches(settings, section)
             yield from _schedule(settings, section)
             continue

@@ -6,9 +6,10 @@ from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.folder_files import MODEL_FOLDER
 from athanor.models.huggingface import export
 from athanor.models.huggingface_copy import export_folder
-from athanor.models.torch_dist import CheckpointError
+from athanor.models.torch_dist import COMPLETE, CheckpointError
 from athanor.models.weight_files import ExportError
 from athanor.recipe.families import family_of
+from athanor.training.checkpoints import FINAL
 
 
 def run(stage: StageRun) -> Outcome:
@@ -23,13 +24,11 @@ def run(stage: StageRun) -> Outcome:
 
     tokenizer, folder, trained_in = stage.input_named("tokenizer").folder, stage.folder / MODEL_FOLDER, checkpoint.folder
     try:
-        if (trained_in / MODEL_FOLDER).is_dir():  # it was trained in this form already
+        if not (trained_in / FINAL / COMPLETE).is_file():  # it was trained in this form already
             exported = export_folder(trained_in / MODEL_FOLDER, tokenizer, folder, stage.recipe.export, progress)
         else:
-            chat = checkpoint.manifest.result.stage in ("sft", "offline")
-            exported = export(
-                trained_in / "checkpoint", tokenizer, folder, stage.recipe.model, stage.recipe.export, progress, chat=chat
-            )
+            chat = checkpoint.manifest.result.stage in ("sft", "offline", "online")
+            exported = export(trained_in / FINAL, tokenizer, folder, stage.recipe.model, stage.recipe.export, progress, chat=chat)
     except (CheckpointError, ExportError) as error:
         raise StageError(str(error)) from error
     trained = {name: checkpoint.counters[name] for name in ("step", "tokens") if name in checkpoint.counters}

@@ -2,13 +2,12 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
-import torch
-
 from athanor.artifacts.run import StageError, StageRun
+from athanor.models.folder_weights import FolderWeights
 from athanor.recipe.schema.choices import RolloutEngine
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.in_process import InProcessEngine
@@ -16,8 +15,8 @@ from athanor.rl.rollouts.sampling import Engine, Prompt, Sample, Sampling
 from athanor.rl.rollouts.served import ServerEngine
 from athanor.rl.rollouts.shards import Order, read_samples, roll_out
 from athanor.stages.asking import engine_of
+from athanor.training.rounds import Weights
 
-Weights = Mapping[str, torch.Tensor]
 Write = Callable[[Weights, Path], None]  # fills a folder that a server can serve
 PROMPTS_A_SHARD = 16  # what a rank that is killed has to answer again, at most
 LOOK_SECONDS = 1.0
@@ -72,7 +71,12 @@ class Answerer:
     def _loaded(self, weights: Weights, has: str) -> Engine:
         engine = self._engine or InProcessEngine(self._start, self._ends)
         assert isinstance(engine, InProcessEngine)
-        if (found := engine.load(weights)) != has:
+        if isinstance(weights, FolderWeights):
+            engine.read(weights.folder)
+            found = checksum(weights)
+        else:
+            found = engine.load(weights)
+        if found != has:
             raise StageError(f"weights {has} were handed over, and the rollout engine has {found}; memory may be faulty")
         return engine
 

@@ -15,7 +15,8 @@ from athanor.recipe.units import Unit, parse_quantity
 from athanor.training.checkpoints import FINAL
 from athanor.training.failures import Failures
 from athanor.training.held_out import HeldOut
-from athanor.training.loop import Task, train
+from athanor.training.loop import train
+from athanor.training.task import Task
 
 
 def run(stage: StageRun) -> Outcome:

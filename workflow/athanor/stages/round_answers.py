@@ -15,7 +15,8 @@ from athanor.rl.online.carrying import Slot, gone_on, slots_of
 from athanor.rl.online.prompts import Curriculum, Pooled
 from athanor.rl.online.rounds import OPEN, ROUNDS, Answered, await_round
 from athanor.rl.rollouts.sampling import Prompt, Sampling
-from athanor.stages.handover import Answerer, Weights
+from athanor.stages.handover import Answerer
+from athanor.training.rounds import Weights
 
 
 class GoneError(StageError):

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from athanor.artifacts.files import secure_tree, write_json
@@ -35,38 +34,35 @@ from athanor.rl.online.rounds import (
     read_round,
     write_round,
 )
-from athanor.rl.rollouts.handover import checksum
-from athanor.stages.handover import Ahead, Weights
+from athanor.rl.rollouts.handover import combined, digests
+from athanor.stages.handover import Ahead
 from athanor.stages.rewarding import Rewarder
 from athanor.stages.round_answers import Asked, RoundAnswers
 from athanor.training import policy
-from athanor.training.deepspeed.online import (
-    Drawn,
-    Learnable,
-    PolicyLoss,
-    answer_log_probs,
-    chosen_by_covariance,
-    engine_off_by,
-    reference_of,
-)
+from athanor.training.answers import Drawn, Learnable, chosen_by_covariance, most_apart
+from athanor.training.rounds import LogProbs, Weights
 
 LOOKED_AT = "log_probs.json"  # at the last saves; no part of the result
 LOOKS = 16  # answers
+COMPARED = 16  # answers of a round and a rank, at least where there are as many, between engine and trainer
 SAME_NATS = 1e-4  # engine and trainer are one model in one precision where they differ by no more
 
 
 class OnlineRounds:
     """Of one rank, as the loop calls them; it is also the reader of their answers."""
 
-    def __init__(self, stage: StageRun, settings: Online, asked: Asked, loss: PolicyLoss) -> None:
-        self._stage, self._settings, self._asked, self._loss = stage, settings, asked, loss
+    def __init__(
+        self, stage: StageRun, settings: Online, asked: Asked, watched: Callable[[], policy.Watched], reference: LogProbs | None
+    ) -> None:
+        """`watched` gives what was watched of the loss since it was asked last, `reference` what the start says of answers,
+        where the policy is held to it."""
+        self._stage, self._settings, self._asked, self._watched, self._reference = stage, settings, asked, watched, reference
         self.samples = settings.prompts * settings.samples
         self._rounds = settings.token_budget // (self.samples * settings.sequence_length)
         self._lessons = Lessons(settings, stage.instance, stage.recipe.seed)
         self._answers = RoundAnswers(stage, settings, asked, self._rounds)
         self._rewarder = Rewarder(stage, settings)
         self._ledger = Ledger(stage.folder / LEDGER)
-        self._reference = reference_of(asked.start)
         self._ahead: Ahead | None = None
         self._read: tuple[int, list[list[Answered | None]]] | None = None  # the round that is learnt from, step by step
         self._told: dict[str, float] = {}
@@ -104,7 +100,7 @@ class OnlineRounds:
 
     # What the loop calls.
 
-    def begin(self, number: int, weights: Callable[[], Weights], module: torch.nn.Module) -> None:
+    def begin(self, number: int, weights: Callable[[], Weights], says: LogProbs) -> None:
         """As `Rounds`."""
         weights = cache(weights)  # ranks gather them together, so all of them ask as often
         if self._stage.instance == "model" and number > self._rounds - self._settings.average:
@@ -112,9 +108,9 @@ class OnlineRounds:
         made = self._agree(read_round(self._stage.folder, number))
         now = ""
         if made is None or self._settings.staleness:
-            now = checksum(weights())
+            now = self._checksum(weights())
         if made is None:
-            made = self._make(number, weights, now, module)
+            made = self._make(number, weights, now, says)
             if dist.get_rank() == 0:
                 write_round(self._stage.folder, made)
                 self._clean(number)
@@ -139,6 +135,11 @@ class OnlineRounds:
         dist.barrier()
         return now, weights
 
+    def _checksum(self, weights: Weights) -> str:
+        """Of all weights, each rank reading a part of them."""
+        own = sorted(weights)[dist.get_rank() :: dist.get_world_size()]
+        return combined({name: some for part in self._everyone(digests(weights, own)) for name, some in part.items()})
+
     def _keep_point(self, number: int, weights: Weights) -> None:
         """The weights that a round begins with, for the mean of the last. A run that goes on within the round has them."""
         folder = self._stage.folder / POINTS_FOLDER / f"{number:05d}"
@@ -158,25 +159,26 @@ class OnlineRounds:
             learnt = [found for sample in samples if (found := self._at(sample)) is not None]
             self._ledger.add(step, samples.start // self.samples, learnt, left_out=left_out)
 
-    def settle(self, step: int, module: torch.nn.Module) -> None:
+    def settle(self, step: int, says: LogProbs) -> None:
         """As `Rounds`. What these weights say of some answers is kept beside the save."""
         self._wait()
-        dist.barrier()
+        look = self._look(step, says)
         if dist.get_rank() == 0:
             self._ledger.secure()
-            looks = {**self._looks(), str(step): self._look(step, module)}
+            looks = {**self._looks(), str(step): look}
             kept = sorted(looks, key=int)[-self._settings.checkpoint.keep - 1 :]  # this save may not be finished
             write_json(self._stage.folder / LOOKED_AT, {name: looks[name] for name in kept})
 
-    def resume(self, step: int, module: torch.nn.Module) -> None:
+    def resume(self, step: int, says: LogProbs) -> None:
         """As `Rounds`. What the weights say of the same answers now is told beside what they said when they were saved."""
-        if dist.get_rank():
-            return
-        self._ledger.resume(step)
-        saved = self._looks().get(str(step))
+        if dist.get_rank() == 0:
+            self._ledger.resume(step)
+        [saved, *_] = self._everyone(self._looks().get(str(step)) if dist.get_rank() == 0 else None)
         if not saved:
             return
-        now = self._look(step, module)
+        now = self._look(step, says)
+        if dist.get_rank():
+            return
         jump = max((abs(a - b) for a, b in zip(saved, now, strict=True)), default=0.0)
         print(f"log-probabilities are at most {jump:.1e} nats from those at the save, over {len(now)} tokens", flush=True)
         self._stage.spool.metrics(step, {"resume_log_prob_jump": jump})
@@ -187,21 +189,23 @@ class OnlineRounds:
         found: dict[str, list[float]] = json.loads(path.read_text()) if path.is_file() else {}
         return found
 
-    def _look(self, step: int, module: torch.nn.Module) -> list[float]:
+    def _look(self, step: int, says: LogProbs) -> list[float]:
         """The log-probabilities of some answers that were learnt from last."""
+        [some, *_] = self._everyone(self._learnt_last(step) if dist.get_rank() == 0 else [])
+        return [said for row in says(some) for said in row]
+
+    def _learnt_last(self, step: int) -> list[Drawn]:
         rows = read_ledger(self._stage.folder / LEDGER)
         learnt = next((row for row in reversed(rows) if row["step"] <= step and row["answers"]), None)
         made = read_round(self._stage.folder, learnt["round"]) if learnt else None
         if made is None or learnt is None:
             return []
         wanted = set(learnt["answers"][:LOOKS])
-        some = [self._drawn(answer) for answer in made.answers if answer.id in wanted]
-        found = answer_log_probs(module, some, self._asked.encoder.padding, self._settings.parallel.micro_batch_size)
-        return [said for row in found for said in row]
+        return [self._drawn(answer) for answer in made.answers if answer.id in wanted]
 
     def metrics(self) -> dict[str, float]:
         """As `Rounds`."""
-        everyone = self._everyone(self._loss.taken())
+        everyone = self._everyone(self._watched())
         told, self._told = self._told, {}
         return {**told, **sum(everyone, policy.Watched()).metrics()}
 
@@ -220,7 +224,7 @@ class OnlineRounds:
 
     # A round.
 
-    def _make(self, number: int, weights: Callable[[], Weights], now: str, module: torch.nn.Module) -> Made:
+    def _make(self, number: int, weights: Callable[[], Weights], now: str, says: LogProbs) -> Made:
         self._wait()
         began, settings = time.perf_counter(), self._settings
         before = await_round(self._stage.folder, number - 1) if number else None
@@ -237,9 +241,7 @@ class OnlineRounds:
         left = self._everyones([answer for answer in own if answer.slot in goes_on])
         judged = time.perf_counter()
         lessons = self._lessons.of(number, rewarded, before.moments if before else {})
-        answers = sorted(
-            [*self._measured(lessons.answers, module, now=not (stale or settings.tokens_a_round)), *left], key=_place
-        )
+        answers = sorted([*self._measured(lessons.answers, says, now=not (stale or settings.tokens_a_round)), *left], key=_place)
         tokens = sum(len(answer.tokens) for answer in answers) - sum(len(a.tokens) for slot in slots for a in slot.said)
         self._told = {
             "rollout_tokens_per_second": tokens / max(1e-9, answered - began),
@@ -254,33 +256,28 @@ class OnlineRounds:
             metrics |= _spread(answers, settings.prompts)
         return Made(number, has, int(stale), ahead, tuple(answers), tuple(watched), metrics, lessons.moments, asked)
 
-    def _measured(self, answers: Sequence[Answered], module: torch.nn.Module, *, now: bool) -> list[Answered]:
-        """With the log-probabilities of what is learnt from, each measured by one rank, and what KL-Cov holds back.
+    def _measured(self, answers: Sequence[Answered], says: LogProbs, *, now: bool) -> list[Answered]:
+        """With the log-probabilities of what is learnt from, and what KL-Cov holds back.
 
         `now`: the round's first weights have drawn them, every token.
         """
-        objective, size = self._settings.objective, self._settings.parallel.micro_batch_size
+        objective = self._settings.objective
         learnt = sorted((a for a in answers if a.advantage is not None), key=lambda a: (len(a.tokens), a.id))
-        own = learnt[dist.get_rank() :: dist.get_world_size()]
-        rows = [self._drawn(answer) for answer in own]
-        padding = self._asked.encoder.padding
-        old = self._as_drawn(rows, module) if now else None
-        old = old or answer_log_probs(module, rows, padding, size)
-        reference = (
-            answer_log_probs(self._reference(), rows, padding, size) if objective.reference_kl and rows else [()] * len(own)
-        )
-        measured = self._everyones([replace(a, old=o, reference=r) for a, o, r in zip(own, old, reference, strict=True)])
+        rows = [self._drawn(answer) for answer in learnt]
+        old = (self._as_drawn(rows, says) if now else None) or says(rows)
+        reference = self._reference(rows) if self._reference is not None else [()] * len(rows)
+        measured = sorted((replace(a, old=o, reference=r) for a, o, r in zip(learnt, old, reference, strict=True)), key=_place)
         found = {answer.id: answer for answer in measured}
         if objective.kl_cov:
             chosen = chosen_by_covariance([(a.old, a.advantage or 0.0) for a in measured], objective.kl_cov_share)
             found = {answer.id: replace(answer, chosen=some) for answer, some in zip(measured, chosen, strict=True)}
         return [found.get(answer.id, answer) for answer in answers]
 
-    def _as_drawn(self, rows: Sequence[Drawn], module: torch.nn.Module) -> list[tuple[float, ...]] | None:
-        """What the engine drew by, where the trainer says the same of some answers of every rank: it need not say it of all."""
-        padding, size = self._asked.encoder.padding, self._settings.parallel.micro_batch_size
-        everyone = self._everyone(engine_off_by(module, rows, padding, size))
-        return [row.log_probs for row in rows] if max(everyone) <= SAME_NATS else None
+    @staticmethod
+    def _as_drawn(rows: Sequence[Drawn], says: LogProbs) -> list[tuple[float, ...]] | None:
+        """What the engine drew by, where the trainer says the same of some answers: it need not say it of all."""
+        some = rows[:: max(1, len(rows) // (COMPARED * dist.get_world_size()))]
+        return [row.log_probs for row in rows] if most_apart(some, says(some)) <= SAME_NATS else None
 
     def _everyones(self, own: Sequence[Answered]) -> list[Answered]:
         """All ranks' answers, in the order of their slots."""

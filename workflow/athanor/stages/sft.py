@@ -72,7 +72,8 @@ class Learnt:
 
 def _by_megatron(stage: StageRun, learnt: Learnt) -> Outcome:
     """From Megatron's checkpoint to another."""
-    from athanor.training.loop import Task, train
+    from athanor.training.loop import train
+    from athanor.training.task import Task
 
     start = stage.input_named("start")
     task = Task(

@@ -1,7 +1,7 @@
 """Samples as one forward pass of the Megatron model reads them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ class MicroBatch:
     positions: torch.Tensor
     ends: torch.Tensor | None = None  # [documents + 1], int32: where packed documents begin and end, 0 first
     longest: int = 0  # of them, in tokens
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what an objective reads of its samples, by name
 
 
 def micro_batch(samples: Sequence[Sample], real: int, layout: Layout) -> MicroBatch:

@@ -20,6 +20,6 @@ def initialize(stage: StageRun, recipe: Recipe) -> Outcome:
     with process_groups(parallel, recipe.seed) as layout:
         [model] = build_language_model(recipe.model, parallel)
         parameters = sum(weight.numel() for weight in model.parameters())
-        write = partial(save_weights, model)
+        write = partial(save_weights, [model])
         checkpoints.save(stage.folder / FINAL, write, State(Position(), layout.recorded(), optimizer=False))
     return Outcome(files=(FINAL,), counters={"step": 0, "tokens": 0, "samples": 0, "parameters": parameters})

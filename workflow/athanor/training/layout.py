@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,16 @@ class Layout:
 
 
 @contextmanager
-def process_groups(parallel: Parallel, seed: int) -> Iterator[Layout]:
+def process_groups(parallel: Parallel, seed: int, patience: timedelta | None = None) -> Iterator[Layout]:
     """Connect this rank with the others, seed all random generators, and take the groups down again.
 
-    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say who the others are; without them this process is alone. Raises
-    StageError where the job has another number of ranks than the recipe.
+    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say who the others are; without them this process is alone. `patience`: as
+    `connect` takes it. Raises StageError where the job has another number of ranks than the recipe.
     """
     rank, world_size = place(parallel.ranks)
     device = claim_device()
     gc.freeze()  # Megatron collects garbage at every save: not among what imports made, which took 0.4 s each time
-    connect(rank, world_size)
+    connect(rank, world_size, patience)
     try:
         form_groups(parallel)
         _seed(seed)

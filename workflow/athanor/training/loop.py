@@ -7,32 +7,33 @@ instant and started again goes on as if nothing had happened: on a CPU to the la
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.artifacts.strict_json import number
+from athanor.models.folder_files import MODEL_FOLDER
 from athanor.models.freezing import FreezeError, freeze
 from athanor.models.language_model import build_language_model
 from athanor.models.precision import Bf16Layers, PrecisionError, declaration
 from athanor.recipe.schedules import BatchSizes
 from athanor.recipe.schema.choices import SpikeAction
-from athanor.recipe.schema.training import Model, Training
+from athanor.recipe.schema.training import Model
 from athanor.training import checkpoints, proof
+from athanor.training.answers import Drawn
 from athanor.training.batches import MicroBatch, micro_batch
 from athanor.training.checkpoints import FINAL, Position, State
-from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, refuse_to_lose
+from athanor.training.curve import CURVE, Curve, Point, compare_with_before, crossed, read_curve, refuse_to_lose
 from athanor.training.diagnosis import FAULTS, Diagnosis, Origin
-from athanor.training.failures import Failures, agreed_node_hours
+from athanor.training.failures import agreed_node_hours
 from athanor.training.held_out import START_VALIDATION, VALIDATION, HeldOut, write_validation
 from athanor.training.intervals import Costs
 from athanor.training.layout import Layout, process_groups
 from athanor.training.monitor import Monitor
 from athanor.training.noise_scale import NoiseScale
-from athanor.training.objective import NextToken, Objective
+from athanor.training.norms import Norms
 from athanor.training.optimizer import Learner, build_learner
 from athanor.training.profiling import Profiler
 from athanor.training.proving import measure as measure_proof
@@ -42,26 +43,11 @@ from athanor.training.samples import SampleReader, micro_batches_of
 from athanor.training.saving import Saver
 from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SKIPS, Skip, Skips, SpikeDetector, skips
-from athanor.training.step import StepResult, Told, train_step
+from athanor.training.step import StepResult, Told, idle_step, train_step
 from athanor.training.stopwatch import Part
+from athanor.training.task import Task
 from athanor.training.validation import validate
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, on what, and how far. `samples` and `held_out` are called only where something is computed, `failures` by
-    rank 0 where the recipe leaves the interval of saves to them."""
-
-    settings: Training
-    start: Path  # a checkpoint folder; one without optimizer state starts a fresh one
-    end_tokens: int  # training ends with the step that reaches them
-    samples: Callable[[], SampleReader]
-    held_out: Callable[[], Mapping[str, HeldOut]]
-    objective: Objective = field(default_factory=NextToken)
-    domains: tuple[str, ...] = ()  # under which losses are reported while training
-    domain: Callable[[Any, int], str] | None = None  # one of them, of a sample of what `samples` gave
-    afresh: bool = False  # take the weights of `start` alone: another stage's optimizer, steps and tokens are not this one's
-    failures: Callable[[], Failures] = Failures  # of the machines it was trained on so far
+from athanor.training.world import PATIENCE
 
 
 def train(stage: StageRun, task: Task) -> Outcome:
@@ -71,10 +57,13 @@ def train(stage: StageRun, task: Task) -> Outcome:
     StageError when the loss is not finite or nothing whole is left to start from.
     """
     settings = task.settings
-    with process_groups(settings.parallel, stage.recipe.seed) as layout:
+    patience = PATIENCE if task.rounds is not None else None
+    with process_groups(settings.parallel, stage.recipe.seed, patience) as layout:
         precision, kept = settings.precision, Bf16Layers.of(settings)
         try:
-            chunks = build_language_model(stage.recipe.model, settings.parallel, precision, kept)
+            # Answers of a micro-batch are one window, and balance is a window's.
+            parallel = settings.parallel if task.rounds is None else replace(settings.parallel, micro_batch_size=1)
+            chunks = build_language_model(stage.recipe.model, parallel, precision, kept)
             freeze(chunks, settings.freeze)
         except (PrecisionError, FreezeError) as error:
             raise StageError(str(error)) from error
@@ -101,6 +90,7 @@ class MilestoneRun:
         if stage.rank == 0 and self.monitor.peak is not None:
             print(f"MFU against {self.monitor.peak.name}", flush=True)
         self.profiler = Profiler(stage.folder, stage.rank)
+        self.on_rounds = task.on_rounds(learner) if task.on_rounds is not None else None
         self.diagnosis = Diagnosis(learner, task.objective, stage.folder / FAULTS)
         saves = self.settings.checkpoint
         self.saver = Saver(stage.folder, learner, saves, agreed_node_hours(saves, task.failures))
@@ -116,6 +106,10 @@ class MilestoneRun:
         if stage.roll_back:
             checkpoints.set_newest_aside(stage.folder)
         self.position = self._resume()
+        if task.rounds is not None:
+            task.rounds.resume(self.position.step, self._says)
+        before = read_curve(stage.folder / CURVE) if task.drop_norms else []
+        self.norms = Norms(task.drop_norms, [point.grad_norm for point in before if point.step <= self.position.step])
         self.curve: Curve | None = None
         if stage.rank == 0:
             interval = self.save_interval or self.settings.checkpoint.every_tokens
@@ -138,6 +132,8 @@ class MilestoneRun:
             self._validate(self.task.held_out(), VALIDATION)
         if self.curve is not None:
             self.curve.close()
+        if self.on_rounds is not None:
+            self.on_rounds.weights.finish(self.position.step, self.stage.folder / MODEL_FOLDER)
         if self.saved is not None:
             checkpoints.finalize(self.stage.folder, self.saved)
         return self._outcome()
@@ -179,13 +175,16 @@ class MilestoneRun:
         count = self.batch_sizes.at(before.tokens) // self.settings.sequence_length
         after = Position(before.step + 1, before.tokens + count * self.settings.sequence_length, before.samples + count)
         samples = range(before.samples, after.samples)
+        self._begin_round(before)
         with self.learner.clock.part(Part.DATA):
             batches = self._read(samples)
-        self.last = batches, samples
+        if batches:
+            self.last = batches, samples
         lr = self.rate(after.tokens)
         if (every := self.settings.noise_scale_every_steps) and after.step % every == 0:
             with self.routing.paused():
                 self.noise.measure_small(batches, self.task.objective)
+        most = self.norms.most()
         result = self._explained(self._step(batches, lr, after), batches, lr, after)
         self.profiler.step_done(after.step)
         if result.profiled:
@@ -198,8 +197,11 @@ class MilestoneRun:
         if result.unexpected:
             skip = Skip(after.step, action.value, result.unexpected, result.loss, result.grad_norm, before.samples, after.samples)
             self.skips.add(skip, write=self.stage.rank == 0)
-        else:
+        elif batches:  # a step that had nothing to learn says nothing of what is usual
             self.spikes.learn(result.loss, result.grad_norm)
+            self.norms.learn(result.grad_norm)
+        if self.task.rounds is not None:
+            self.task.rounds.step_done(after.step, samples, left_out=bool(result.unexpected) or result.grad_norm > most)
         self.routing.fold(result.counts, after.tokens)
         self.seconds_trained += time.perf_counter() - began
         self.monitor.step_done(after.tokens - before.tokens, self._domains(samples), result.rows)
@@ -226,7 +228,24 @@ class MilestoneRun:
 
         self.routing.forget_step()
         told = Told(self.stage.stop_requested, self.stage.rank == 0 and self.saver.is_due(), self.profiler.asked())
-        return train_step(self.learner, batches, self.task.objective, lr, told, judge, self.routing.counts)
+        if not batches:
+            return idle_step(told, self.routing.counts)
+        return train_step(self.learner, batches, self.task.objective, lr, told, judge, self.routing.counts, self.norms.most())
+
+    def _begin_round(self, position: Position) -> None:
+        """Have the samples made that come next, where the weights make them."""
+        rounds, own = self.task.rounds, self.on_rounds
+        if rounds is None or own is None or position.samples % rounds.samples:
+            return
+        self._published(self.saver.finish())
+        with self.learner.clock.part(Part.DATA):
+            rounds.begin(position.samples // rounds.samples, lambda: own.weights.take(position.step), self._says)
+
+    def _says(self, rows: Sequence[Drawn]) -> list[tuple[float, ...]]:
+        """As `LogProbs`."""
+        assert self.on_rounds is not None
+        with self.routing.paused():
+            return self.on_rounds.says(rows)
 
     def _explained(self, first: StepResult, batches: list[MicroBatch], lr: float, after: Position) -> StepResult:
         """The step's result, or another one where the first was a fault of arithmetic (`diagnosis.py`)."""
@@ -277,7 +296,10 @@ class MilestoneRun:
     def _read(self, samples: range, shift: int = 0) -> list[MicroBatch]:
         """This rank's micro-batches of `samples`, or those of the data rank `shift` places on."""
         size, ranks = self.settings.parallel.micro_batch_size, self.layout.data_ranks
-        mine = micro_batches_of(samples, size, (self.layout.data_rank + shift) % ranks, ranks)
+        rank = (self.layout.data_rank + shift) % ranks
+        if self.on_rounds is not None:
+            return self.on_rounds.batches.batches(samples, rank)
+        mine = micro_batches_of(samples, size, rank, ranks)
         return [micro_batch([self.samples.sample(i) for i in batch], size, self.layout) for batch in mine]
 
     def _record(self, result: StepResult, lr: float) -> None:
@@ -288,16 +310,19 @@ class MilestoneRun:
             self.curve.add(Point(step, tokens, lr, result.loss, result.grad_norm, result.aux_loss))
         if step % self.settings.log_every_steps == 0 or self._at_end():
             values = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "aux_loss": result.aux_loss}
-            self.stage.spool.metrics(step, {"tokens": tokens, **values, **self.routing.take(), **self.monitor.take(step)})
+            told = self.task.rounds.metrics() if self.task.rounds is not None else {}
+            watched = {**self.routing.take(), **self.monitor.take(step), **told}
+            self.stage.spool.metrics(step, {"tokens": tokens, **values, **watched})
 
     def save(self) -> None:
         """Begin a save of the position; it gets its name at a later step, or at `finish`."""
+        if self.task.rounds is not None:
+            self.task.rounds.settle(self.position.step, self._says)
         began = time.monotonic()
         if self.curve is not None:
             self.curve.secure()
-        assert self.last is not None
         self.learner.settle()
-        proven = proof.to_record(self._proof(*self.last))
+        proven = proof.to_record(self._proof(*self.last)) if self.last is not None else None
         state = State(
             self.position,
             self.layout.recorded(),
@@ -344,6 +369,8 @@ class MilestoneRun:
         if self.seconds_trained:
             metrics["tokens_per_second"] = (at.tokens - self.tokens_before) / self.seconds_trained
         files: tuple[str, ...] = (FINAL, CURVE, VALIDATION, *([START_VALIDATION] if self.task.afresh else []))
+        if self.on_rounds is not None:
+            files = (*files, MODEL_FOLDER)
         if self.skips.all:
             files = (*files, SKIPS)
             counters["samples_skipped"] = sum(skip.end_sample - skip.first_sample for skip in self.skips.all)

@@ -35,9 +35,9 @@ from athanor.training.optimizer import Learner
 EXTRA_STATE = "_extra_state"
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Write the weights alone into the empty `folder`."""
-    snapshot = Snapshot(_weights_state([model]), folder, copy=False)
+def save_weights(modules: Sequence[Any], folder: Path) -> None:
+    """Write the weights of a model's chunks alone into the empty `folder`."""
+    snapshot = Snapshot(_weights_state(modules), folder, copy=False)
     snapshot.write(folder)
     dist.barrier()
     snapshot.complete()

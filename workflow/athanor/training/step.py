@@ -79,11 +79,13 @@ def train_step(
     told: Told,
     judge: Callable[[float, float], str],
     counts: torch.Tensor,
+    most: float = math.inf,
 ) -> StepResult:
     """Update the weights on this rank's micro-batches, unless loss or gradient norm are unexpected on all ranks together.
 
     `judge` says what is unexpected of a finite loss and norm, in words, or nothing. What is not finite always is. `counts`
-    (float64, any shape, the same on all ranks) is what the model's parts count of the micro-batches: summed with the loss.
+    (float64, any shape, the same on all ranks) is what the model's parts count of the micro-batches: summed with the loss. A
+    norm above `most` leaves the weights as they were, and is nothing unexpected.
     """
     learner.zero_gradients()
     clear_aux_losses_tracker()
@@ -98,7 +100,7 @@ def train_step(
     def accept(norm: float) -> bool:
         nonlocal unexpected
         unexpected = judge(loss, norm) if math.isfinite(norm) else f"gradient norm {norm}"
-        return not unexpected
+        return not unexpected and norm <= most
 
     if not unexpected:
         with learner.clock.part(Part.OPTIMIZER):
@@ -106,6 +108,13 @@ def train_step(
     routed = len(batches) * learner.layout.data_ranks * learner.config.num_layers
     own = Own(sums.loss, learner.gradient_before_reduction)
     return StepResult(loss, norm, aux_sum / routed, stops > 0, saves > 0, unexpected, int(profiled), own, sums.rows, counted)
+
+
+def idle_step(told: Told, counts: torch.Tensor) -> StepResult:
+    """A step that has nothing to learn: ranks tell each other what they want, and nothing decays either."""
+    mine = [float(told.stop), float(told.save), float(told.profile)]
+    (stops, saves, profiled), counted = _sum_over_ranks(mine, counts)
+    return StepResult(0.0, 0.0, 0.0, stops > 0, saves > 0, "", int(profiled), Own(0.0, 0.0), None, counted)
 
 
 def run_micro_batches(learner: Learner, batches: Sequence[MicroBatch], objective: Objective, *, forward_only: bool) -> Sums:

@@ -48,6 +48,10 @@ def _keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+# Of ranks that wait for each other's answers and rewards, and for a reward model to load; a hang is the executor's to end.
+PATIENCE = timedelta(days=1)
+
+
 def connect(rank: int, world_size: int, patience: timedelta | None = None) -> None:
     """The default process group; MASTER_ADDR and MASTER_PORT say where the others are found.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from athanor.recipe.schema.choices import Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, RewardEngine, Route
+from athanor.recipe.schema.choices import Backend, Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, RewardEngine, Route
 from athanor.recipe.schema.keys import key
 from athanor.recipe.schema.post_training import PassRateFilter
 from athanor.recipe.schema.training import Training, Zero
@@ -142,7 +142,11 @@ class Online(Training):
         high=0.5,
     )
     freeze_router: bool = key(True, "the experts' routers stay as they are")
-    zero: Zero = key(Zero(), "what the data ranks keep a part of each")
+    backend: Backend = key(
+        Backend.DEEPSPEED,
+        "deepspeed (the exported model, spread by zero) | megatron (the checkpoint that it was exported from, in any layout)",
+    )
+    zero: Zero = key(Zero(), "deepspeed: what the data ranks keep a part of each")
     average: int = key(
         0, "ends of the last so many rounds whose mean weights are exported and asked beside the model; 0: none", low=0
     )

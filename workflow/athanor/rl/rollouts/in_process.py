@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.sampling import Finish, Prompt, Sample, Sampling, choose, draws, loops
@@ -61,6 +62,10 @@ class InProcessEngine:
                     raise ValueError(f"{name} is not what was given: memory of {weight.device} is faulty, or it is no number")
         return checksum(weights)
 
+    def read(self, folder: Path) -> None:
+        """Answer with the weights of another folder of the same model from now on."""
+        self._model = _load(folder, self._device)
+
     def close(self) -> None:
         """Forget the model."""
         del self._model
@@ -105,6 +110,7 @@ class InProcessEngine:
 
 
 def _load(folder: Path, device: torch.device) -> Any:
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if device.type == "cuda" else torch.float32)
     return model.to(device).eval()  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from athanor.artifacts.run import StageError
 from athanor.recipe.schema.choices import PeftKind
 from athanor.recipe.schema.training import Peft
-from athanor.training.deepspeed.task import Weights
+from athanor.training.rounds import Weights
 
 ADAPTER = "adapter"  # below a model's folder
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")

@@ -14,9 +14,10 @@ from athanor.training.deepspeed.adapters import ADAPTER, adapted, merge
 from athanor.training.deepspeed.four_bits import read_in_four_bits, round_to_four_bits
 from athanor.training.deepspeed.model_folder import copy_tokenizer, read_model, write_model
 from athanor.training.deepspeed.prompts import first_ids, prompt_tuned, write_with_rows
-from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask, Weights
+from athanor.training.deepspeed.task import BatchReader, Measured, ModuleTask
 from athanor.training.deepspeed.windows import PackedBatches, PackedReader, drawn_losses, response_losses
 from athanor.training.held_out import HeldOut
+from athanor.training.rounds import Weights
 from athanor.training.samples import Sample
 
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -42,13 +41,12 @@ from athanor.training.monitor import Monitor
 from athanor.training.norms import Norms
 from athanor.training.profiling import Profiler
 from athanor.training.proof import to_record
+from athanor.training.rounds import LogProbs
 from athanor.training.samples import micro_batches_of
 from athanor.training.schedule import LearningRate
 from athanor.training.spikes import SpikeDetector
 from athanor.training.stopwatch import Part, Stopwatch
-
-# Ranks wait for each other's answers and rewards, and for a reward model to load; a hang is the executor's to end.
-PATIENCE = timedelta(days=1)
+from athanor.training.world import PATIENCE
 
 
 @dataclass
@@ -109,7 +107,7 @@ class ModuleRun:
         self.position, self.saved = self._resume()
         if task.rounds is not None:
             with self._looking():
-                task.rounds.resume(self.position.step, self.engine.module)
+                task.rounds.resume(self.position.step, self._says)
         self.norms = Norms(
             task.drop_norms, [p.grad_norm for p in read_curve(stage.folder / CURVE) if p.step <= self.position.step]
         )
@@ -235,7 +233,12 @@ class ModuleRun:
         if rounds is None or position.samples % rounds.samples:
             return
         with self.learner.clock.part(Part.DATA), self._looking():
-            rounds.begin(position.samples // rounds.samples, self.engine.weights, self.engine.module)
+            rounds.begin(position.samples // rounds.samples, self.engine.weights, self._says)
+
+    @property
+    def _says(self) -> LogProbs:
+        assert self.task.says is not None
+        return self.task.says(self.engine.module)
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
@@ -292,7 +295,7 @@ class ModuleRun:
         """A checkpoint of the position, written while training stands still."""
         if self.task.rounds is not None:
             with self._looking():
-                self.task.rounds.settle(self.position.step, self.engine.module)
+                self.task.rounds.settle(self.position.step, self._says)
         began = self.interval.begin()
         if self.curve is not None:
             self.curve.secure()

@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from athanor.artifacts.run import StageError
 from athanor.models.folder_files import OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
-from athanor.training.deepspeed.task import Weights
+from athanor.training.rounds import Weights
 
 
 def read_model(folder: Path) -> PreTrainedModel:

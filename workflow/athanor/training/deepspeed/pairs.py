@@ -8,7 +8,8 @@ from athanor.recipe.schema.post_training import RewardTraining
 from athanor.rewards.polar.model import Marked, marked_tokenizer, reward_model, write_reward_model
 from athanor.rewards.polar.pairs import TripleReader, pair_loss
 from athanor.rewards.polar.triples import Triple
-from athanor.training.deepspeed.task import Batch, Measured, ModuleTask, Weights
+from athanor.training.deepspeed.task import Batch, Measured, ModuleTask
+from athanor.training.rounds import Weights
 
 Triples = Callable[[Marked], Sequence[Triple]]  # as token ids of the tokenizer that is given
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from athanor.artifacts.run import StageError
 from athanor.models.virtual_tokens import VirtualTokenError, add_virtual_tokens, spare_ids, virtual_ids
-from athanor.training.deepspeed.task import Weights
+from athanor.training.rounds import Weights
 
 SEED = 0  # of the words that vectors begin as
 TRAINED = "prompt.weight"

@@ -14,6 +14,7 @@ import torch
 
 from athanor.recipe.schema.training import Training, Zero
 from athanor.training.failures import Failures
+from athanor.training.rounds import LogProbs, Rounds, Weights
 
 
 @dataclass(frozen=True)
@@ -40,45 +41,11 @@ class BatchReader(Protocol):
         ...
 
 
-class Rounds(Protocol):
-    """Samples that the weights make themselves, a round at a time, before they are learnt from. Called by all ranks together."""
-
-    @property
-    def samples(self) -> int:
-        """Of a round; a step's are of one round."""
-        ...
-
-    def begin(self, number: int, weights: Callable[[], "Weights"], module: torch.nn.Module) -> None:
-        """Make round `number` with the weights as they are, or find it made. Raises StageError where neither can be."""
-        ...
-
-    def learnt(self, samples: range) -> int:
-        """So many of a step's samples, the first, are learnt from; the others teach nothing."""
-        ...
-
-    def step_done(self, step: int, samples: range, *, left_out: bool) -> None:
-        """A step has learnt from them, or was left out for its gradient."""
-        ...
-
-    def settle(self, step: int, module: torch.nn.Module) -> None:
-        """Before a save: whatever a later round needs of these weights is made, and what was learnt is on the disk."""
-        ...
-
-    def resume(self, step: int, module: torch.nn.Module) -> None:
-        """Training goes on behind `step` with what was saved there: what was learnt later is forgotten."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """What is to be told of the steps since the last look."""
-        ...
-
-
 Loss = Callable[
     [torch.nn.Module, Batch], torch.Tensor
 ]  # [samples]: of each sample the sum that its weight divides, differentiable
 # The same of labels drawn from what the module says, each sample's by its own numbers: what a rule asks that estimates curvature.
 SampledLoss = Callable[[torch.nn.Module, Batch, Sequence[np.random.Generator]], torch.Tensor]
-Weights = Mapping[str, torch.Tensor]  # the names of `state_dict`; whole, float32, on the CPU
 Write = Callable[[Weights, Path], None]
 
 
@@ -114,5 +81,6 @@ class ModuleTask:
     domains: tuple[str, ...] = ()  # under which losses are reported while training
     domain: Callable[[BatchReader, int], str] | None = None  # one of them, by a sample's number
     rounds: Rounds | None = None  # where samples are made by the weights that learn from them
+    says: Callable[[torch.nn.Module], LogProbs] | None = None  # there
     drop_norms: float = 0.0  # share of steps that are left out, those of the largest gradient norms
     failures: Callable[[], Failures] = field(default=Failures)  # of the machines it was trained on so far
