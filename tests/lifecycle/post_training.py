@@ -1,6 +1,7 @@
 """What a project's campaign goes on with behind pretraining, at its smallest: conversations, offline RL, preferences."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from tests.lifecycle.project import Project, recipe
 
@@ -57,7 +58,7 @@ PREFERENCE = {
 }
 # Eight rounds of eight prompts; the round after is answered while one is learnt from, saves fall into rounds, and an answer may
 # take two rounds.
-ONLINE = {
+ONLINE: dict[str, Any] = {
     "start": "sft",
     "mixture": {"sums": 2, "files": 1, "problems": 1},
     "routes": {"files": "rules"},
@@ -119,6 +120,12 @@ SUMS = {
 def with_fine_tuning(project: Project) -> Project:
     """The project's campaign goes on with fine-tuning."""
     return _going_on(project, {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE, "online": ONLINE})
+
+
+def with_megatron_online(project: Project) -> Project:
+    """The same, but Megatron trains what learns online, from a model that it has fine-tuned."""
+    online = {**ONLINE, "backend": "megatron", "parallel": {**ONLINE["parallel"], "expert": 2}, "controls": []}
+    return _going_on(project, {"sft": SFT, "offline": OFFLINE, "preference": PREFERENCE, "online": online})
 
 
 def with_reward_model(project: Project) -> Project:

@@ -13,7 +13,7 @@ import torch
 from athanor.data.conversations import answer_of, read_conversations
 from athanor.data.documents import read_rows
 from athanor.rl.online.rounds import Answered, Made, read_ledger, read_round
-from tests.lifecycle.post_training import with_fine_tuning
+from tests.lifecycle.post_training import with_fine_tuning, with_megatron_online
 from tests.lifecycle.project import Project
 
 pytestmark = pytest.mark.slow
@@ -197,6 +197,28 @@ def test_killed_ranks_of_post_training_end_in_the_same_bytes(tuned: Project, fin
     told = re.findall(r"at most (\S+) nats from those at the save, over (\d+)", logs)
     assert told and all(float(jump) == 0 and int(tokens) > 0 for jump, tokens in told), "no jump across a resume"
     assert project.athanor("verify", "--deep").returncode == 0
+
+
+def test_megatron_learns_online_and_killed_ranks_end_in_the_same_bytes(tuned: Project, tmp_path: Path) -> None:
+    whole, struck = (with_megatron_online(tuned.copy(tmp_path / name)) for name in ("whole", "struck"))
+    done = whole.snakemake("--until", "learn_online")
+    assert done.returncode == 0, done.stdout + done.stderr
+    before = set(struck.store.glob("online/*"))
+    driver = struck.start_snakemake("--until", "learn_online")
+    while driver.poll() is None:
+        [new] = (set(struck.store.glob("online/*")) - before) or [struck.store / "online"]
+        if (new / "rounds" / "00002.jsonl.gz").exists() and struck.kill_ranks("online"):
+            break
+        time.sleep(0.02)
+    assert driver.wait() == 0, (struck.folder / "driver.log").read_text()
+    for file in (*RESULTS, *ONLINE):
+        one, other = (project.folder_of("online/model") / file for project in (whole, struck))
+        assert one.read_bytes() == other.read_bytes(), file
+    told = re.findall(r"at most (\S+) nats from those at the save, over (\d+)", _logs(struck, "online/model"))
+    assert told and all(float(jump) == 0 and int(tokens) > 0 for jump, tokens in told), "no jump across a resume"
+    ledger = [json.loads(line) for line in (whole.folder_of("online/model") / "ledger.jsonl").read_text().splitlines()]
+    learnt = [answer for row in ledger for answer in row["answers"]]
+    assert learnt and len(learnt) == len(set(learnt))
 
 
 def _logs(project: Project, artifact: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.distributed.finalize_model_grads import _update_router_expert_bias, reset_model_temporary_tensors
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -16,6 +17,7 @@ from megatron.core.utils import get_model_config
 
 from athanor.recipe.schema import training as schema
 from athanor.training.layout import Layout
+from athanor.training.proof import MOMENTS
 from athanor.training.stopwatch import Part, Stopwatch
 
 
@@ -109,6 +111,16 @@ class Learner:
             member.optimizer.state.clear()
             for group in member.optimizer.param_groups:
                 group.pop("step", None)
+
+    def have_moments(self) -> None:
+        """Where nothing has been updated yet, the moments that the first update would begin with: a checkpoint wants some."""
+        for member in self.optimizer.chained_optimizers:
+            state = member.optimizer.state
+            for group in member.optimizer.param_groups:
+                for weight in group["params"]:
+                    if not state[weight]:
+                        state[weight] |= {name: torch.zeros_like(weight, dtype=torch.float32) for name in MOMENTS}
+                group.setdefault("step", 0)
 
     def settle(self) -> None:
         """Wait until every rank has the updated weights: with `overlap` they come while the next step computes."""

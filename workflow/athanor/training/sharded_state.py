@@ -46,6 +46,7 @@ def save_weights(modules: Sequence[Any], folder: Path) -> None:
 def snapshot_learner(learner: Learner, folder: Path, *, copy: bool) -> "Snapshot":
     """Weights, optimizer and random states, on their way into the empty `folder`. With `copy` the learner may change before
     they are written."""
+    learner.have_moments()
     return Snapshot(_learner_state(learner, is_loading=False, with_random_states=True), folder, copy=copy)
 
 

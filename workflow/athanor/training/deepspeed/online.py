@@ -20,29 +20,32 @@ ROUTER = ".mlp.gate.weight"  # how weights of routers end, in the Hugging Face f
 
 
 class AnswerBatches:
-    """Answers behind their prompts, filled up on the right."""
+    """Prompts, filled up on the left, and behind them answers, filled up on the right: so all answers begin at one place."""
 
     def __init__(self, reader: AnswerReader, padding: int, objective: Objective) -> None:
         self._reader, self._padding, self._objective = reader, padding, objective
 
     def batch(self, samples: Sequence[int]) -> Batch:
-        """`input_ids`, `attention_mask` [samples, seq], and the fields of `policy.Answered`, [samples, seq - 1] or [samples]."""
+        """What `_ids` gives, and the fields of `policy.Answered`, [samples, answer] or [samples]."""
         rows = [self._reader.answer(sample) for sample in samples]
         drawn = [(FILLER if row is None else row).drawn for row in rows]
         tensors = _ids(drawn, self._padding)
-        begins, length = [len(row.prompt) - 1 for row in drawn], tensors["input_ids"].shape[1] - 1
-        tensors |= columns(rows, begins, length)
+        tensors |= columns(rows, [0] * len(rows), tensors["answers"].shape[1])
         return Batch(tensors, policy.weights(tensors["counts"], self._objective))
 
 
 def _ids(rows: Sequence[Drawn], padding: int) -> dict[str, torch.Tensor]:
-    longest = max(row.length for row in rows)
-    ids = np.full((len(rows), longest), padding, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    """`input_ids`, `attention_mask`, `position_ids` [samples, prompt + answer], and `answers` [samples, answer]."""
+    begin = max(len(row.prompt) for row in rows)
+    shape = len(rows), begin + max(len(row.answer) for row in rows)
+    ids, mask = np.full(shape, padding, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for place, row in enumerate(rows):
-        ids[place, : row.length] = (*row.prompt, *row.answer)
-        mask[place, : row.length] = 1
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        here = slice(begin - len(row.prompt), begin + len(row.answer))
+        ids[place, here] = (*row.prompt, *row.answer)
+        mask[place, here] = 1
+    positions = (mask.cumsum(1) - 1).clip(min=0)
+    named = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "answers": ids[:, begin:]}
+    return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
 def answer_log_probs(module: torch.nn.Module, rows: Sequence[Drawn], padding: int, size: int) -> list[tuple[float, ...]]:
@@ -54,9 +57,7 @@ def answer_log_probs(module: torch.nn.Module, rows: Sequence[Drawn], padding: in
             some = rows[begin : begin + size]
             tensors = {name: tensor.to(device) for name, tensor in _ids(some, padding).items()}
             said = _log_probs(module, tensors).double().cpu().numpy()
-            for row, drawn in zip(said, some, strict=True):
-                at = len(drawn.prompt) - 1
-                found.append(tuple(row[at : at + len(drawn.answer)].tolist()))
+            found += [tuple(row[: len(drawn.answer)].tolist()) for row, drawn in zip(said, some, strict=True)]
     return found
 
 
@@ -75,12 +76,11 @@ def shared_log_probs(module: torch.nn.Module, padding: int, size: int) -> LogPro
 
 
 def _log_probs(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """[samples, seq - 1] of each next token."""
-    ids = tensors["input_ids"]
-    logits = module(input_ids=ids, attention_mask=tensors["attention_mask"], use_cache=False).logits
-    likely = logits[:, :-1].float().log_softmax(-1)
-    found: torch.Tensor = likely.gather(-1, ids[:, 1:, None])[..., 0]
-    return found
+    """[samples, answer] of the answers' tokens. What is said of prompts is not computed: with a large vocabulary it is most."""
+    read = {name: tensors[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    answers = tensors["answers"]
+    logits = module(**read, use_cache=False, logits_to_keep=answers.shape[1] + 1).logits[:, :-1].float()
+    return -torch.nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view_as(answers)
 
 
 class PolicyLoss:
