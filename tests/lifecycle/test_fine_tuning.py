@@ -217,7 +217,7 @@ def test_megatron_learns_online_and_killed_ranks_end_in_the_same_bytes(tuned: Pr
     told = re.findall(r"at most (\S+) nats from those at the save, over (\d+)", _logs(struck, "online/model"))
     assert told and all(float(jump) == 0 and int(tokens) > 0 for jump, tokens in told), "no jump across a resume"
     ledger = [json.loads(line) for line in (whole.folder_of("online/model") / "ledger.jsonl").read_text().splitlines()]
-    learnt = [answer for row in ledger for answer in row["answers"]]
+    learnt = [(row["round"], answer) for row in ledger for answer in row["answers"]]
     assert learnt and len(learnt) == len(set(learnt))
 
 
