@@ -65,6 +65,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"online.backend": "megatron", "sft.backend": "deepspeed"},
         "online.backend='megatron': goes on from Megatron's checkpoint, and sft.backend=deepspeed leaves none; use deepspeed",
     ),
+    "experts balanced by what fills up": (
+        MEGATRON | {"online.freeze_router": False},
+        "online.freeze_router=False: what balances experts would count prompts and what fills windows up as if it were",
+    ),
     "second model beside Megatron's": (
         MEGATRON | {"online.objective.reference_kl": 0.1},
         "online.objective.reference_kl=0.1: would need a second model beside Megatron's; use 0, or kl_cov",

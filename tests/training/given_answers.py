@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from athanor.artifacts.run import Outcome, StageRun
+from athanor.artifacts.run import Outcome, StageError, StageRun
 from athanor.recipe.schema.choices import Backend
 from athanor.rl.rollouts.handover import checksum
 from athanor.training.answers import Drawn, Learnable
@@ -53,6 +53,8 @@ class GivenRounds:
     def begin(self, number: int, weights: Callable[[], Weights], says: LogProbs) -> None:
         if number < len(self._made()):
             return
+        if number and (self._stage.folder / "away").exists():
+            raise StageError("nobody answers")
         first = number * SAMPLES
         said, has = says([drawn(first + place) for place in range(SAMPLES)]), checksum(weights())
         if dist.get_rank() == 0:
@@ -100,8 +102,8 @@ def learn(stage: StageRun, start: Path, exported: Path, backend: Backend, pause_
     from athanor.training.task import Task
 
     def on_rounds(learner: Learner) -> OnRounds:
-        weights = RoundWeights(learner, stage.recipe.model, exported, stage.folder / "weights", 10**9)
-        return OnRounds(AnswerBatches(rounds, 0, settings.objective, learner.layout), Says(learner, 0), weights)
+        weights = RoundWeights(learner, stage.recipe.model, exported, stage.folder / "weights")
+        return OnRounds(AnswerBatches(rounds, settings.objective, learner.layout), Says(learner), weights)
 
     def samples() -> SampleReader:
         raise AssertionError

@@ -160,6 +160,20 @@ def test_kill_behind_a_save_before_anything_was_learnt_ends_in_the_same_bytes(
         assert (again / file).read_bytes() == (alone / file).read_bytes(), file
 
 
+def test_stage_whose_answers_fail_goes_on_however_many_steps_it_has_made(
+    alone: Path, start: Path, exported: Path, tmp_path: Path
+) -> None:
+    told = learner(checkpoint=Checkpoint(every_tokens=0))
+    job = Job(tmp_path / "failed", told, start, answers=exported)
+    job.folder.mkdir()
+    (job.folder / "away").touch()
+    assert processes.run(job) == [1] and "nobody answers" in processes.log(job)
+    (job.folder / "away").unlink()
+    again = learn(job.folder, start, exported, told)
+    for file in (ROUNDS, "curve.jsonl", "model/model.safetensors"):
+        assert (again / file).read_bytes() == (alone / file).read_bytes(), file
+
+
 def test_folder_of_the_end_is_what_the_checkpoint_exports(alone: Path, tokenizer: Path, tmp_path: Path) -> None:
     export(alone / FINAL, tokenizer, tmp_path, learner().model, Export(dtype=Precision.FP32), lambda _d, _o: None, chat=True)
     theirs, ours = _loaded(tmp_path), weights(alone)

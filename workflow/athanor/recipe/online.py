@@ -18,6 +18,7 @@ from athanor.recipe.schema.choices import (
     PolicyLoss,
     Precision,
     Route,
+    Router,
     SourceKind,
     SpikeAction,
 )
@@ -166,6 +167,12 @@ def _by_megatron(r: Recipe) -> Iterator[Problem]:
     if o.zero.stage != Zero().stage:
         advice = f"Megatron's optimizer is always spread as in stage 1; use {Zero().stage}"
         yield Problem(f"{where}.zero.stage", o.zero.stage, advice)
+    m = r.model
+    if m.num_experts and not o.freeze_router and (m.aux_loss_coefficient or m.z_loss_coefficient or m.router is Router.LOSS_FREE):
+        advice = (
+            "what balances experts would count prompts and what fills windows up as if it were learnt; use true, or deepspeed"
+        )
+        yield Problem(f"{where}.freeze_router", False, advice)
     if o.parallel.context != 1:
         advice = "a context rank would hold parts of answers, which the local attention cannot tell apart; use 1"
         yield Problem(f"{where}.parallel.context", o.parallel.context, advice)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+import torch
+
 from athanor.artifacts.run import StageError, StageRun
 from athanor.models.folder_weights import FolderWeights
 from athanor.recipe.schema.choices import RolloutEngine
@@ -77,12 +79,13 @@ class Answerer:
         else:
             found = engine.load(weights)
         if found != has:
-            raise StageError(f"weights {has} were handed over, and the rollout engine has {found}; memory may be faulty")
+            raise StageError(f"weights {has} were handed over, and these are {found}; memory may be faulty, or the disk")
         return engine
 
     def _served(self, weights: Weights, has: str) -> Engine:
         """A server on a folder of these weights: one that is told to read them, or else is started again."""
-        if (found := checksum(weights)) != has:
+        # A folder is handed over by links to the files that were summed.
+        if not isinstance(weights, FolderWeights) and (found := checksum(weights)) != has:
             raise StageError(f"weights {has} were to be handed over, and these are {found}; memory may be faulty")
         folder = self._stage.folder / HANDOVER
         draft = folder.with_name(f".{HANDOVER}.partial")  # a server that dies meanwhile finds the old ones, whole
@@ -131,10 +134,13 @@ class Ahead:
         """`work` calls what it is given whenever a part of it is done."""
         self._error: BaseException | None = None
         self._marks = 0
+        self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
         self._thread = threading.Thread(target=self._run, args=(work,), name="ahead", daemon=True)
         self._thread.start()
 
     def _run(self, work: Callable[[Callable[[], None]], object]) -> None:
+        if self._device is not None:
+            torch.cuda.set_device(self._device)  # a thread begins with the node's first
         try:
             work(self._mark)
         except BaseException as error:  # it is raised where it is waited for

@@ -83,9 +83,9 @@ def _by_megatron(
 
         def on_rounds(learner: Learner) -> OnRounds:
             return OnRounds(
-                AnswerBatches(rounds, encoder.padding, settings.objective, learner.layout),
-                Says(learner, encoder.padding),
-                RoundWeights(learner, model, start, stage.folder / WEIGHTS, stage.recipe.export.max_shard_bytes),
+                AnswerBatches(rounds, settings.objective, learner.layout),
+                Says(learner),
+                RoundWeights(learner, model, start, stage.folder / WEIGHTS),
             )
 
         task = Task(

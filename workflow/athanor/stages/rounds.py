@@ -44,7 +44,7 @@ from athanor.training.rounds import LogProbs, Weights
 
 LOOKED_AT = "log_probs.json"  # at the last saves; no part of the result
 LOOKS = 16  # answers
-COMPARED = 16  # answers of a round and a rank, at least where there are as many, between engine and trainer
+COMPARED = 32  # answers of a round, at least, between engine and trainer
 SAME_NATS = 1e-4  # engine and trainer are one model in one precision where they differ by no more
 
 
@@ -108,6 +108,7 @@ class OnlineRounds:
         made = self._agree(read_round(self._stage.folder, number))
         now = ""
         if made is None or self._settings.staleness:
+            self._beat(number)
             now = self._checksum(weights())
         if made is None:
             made = self._make(number, weights, now, says)
@@ -240,6 +241,7 @@ class OnlineRounds:
         rewarded = self._everyones(self._rewarder.reward(whole, prompts, lambda: self._beat(number)))
         left = self._everyones([answer for answer in own if answer.slot in goes_on])
         judged = time.perf_counter()
+        self._beat(number)
         lessons = self._lessons.of(number, rewarded, before.moments if before else {})
         answers = sorted([*self._measured(lessons.answers, says, now=not (stale or settings.tokens_a_round)), *left], key=_place)
         tokens = sum(len(answer.tokens) for answer in answers) - sum(len(a.tokens) for slot in slots for a in slot.said)
@@ -264,7 +266,7 @@ class OnlineRounds:
         objective = self._settings.objective
         learnt = sorted((a for a in answers if a.advantage is not None), key=lambda a: (len(a.tokens), a.id))
         rows = [self._drawn(answer) for answer in learnt]
-        old = (self._as_drawn(rows, says) if now else None) or says(rows)
+        old = (self._as_drawn(rows, says) if now and len(rows) > COMPARED else None) or says(rows)
         reference = self._reference(rows) if self._reference is not None else [()] * len(rows)
         measured = sorted((replace(a, old=o, reference=r) for a, o, r in zip(learnt, old, reference, strict=True)), key=_place)
         found = {answer.id: answer for answer in measured}
@@ -276,7 +278,7 @@ class OnlineRounds:
     @staticmethod
     def _as_drawn(rows: Sequence[Drawn], says: LogProbs) -> list[tuple[float, ...]] | None:
         """What the engine drew by, where the trainer says the same of some answers: it need not say it of all."""
-        some = rows[:: max(1, len(rows) // (COMPARED * dist.get_world_size()))]
+        some = rows[:: len(rows) // COMPARED]
         return [row.log_probs for row in rows] if most_apart(some, says(some)) <= SAME_NATS else None
 
     def _everyones(self, own: Sequence[Answered]) -> list[Answered]:

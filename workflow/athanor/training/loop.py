@@ -53,17 +53,15 @@ from athanor.training.world import PATIENCE
 def train(stage: StageRun, task: Task) -> Outcome:
     """Train to `task.end_tokens`, or as far as the stage is let.
 
-    Leaves `checkpoint/`, `curve.jsonl` and `validation.json`. Raises Stopped when asked to stop (after saving), and
-    StageError when the loss is not finite or nothing whole is left to start from.
+    Leaves `checkpoint/`, `curve.jsonl` and `validation.json`, and `model/` where it learnt from rounds. Raises Stopped when asked
+    to stop (after saving), and StageError when the loss is not finite or nothing whole is left to start from.
     """
     settings = task.settings
     patience = PATIENCE if task.rounds is not None else None
     with process_groups(settings.parallel, stage.recipe.seed, patience) as layout:
         precision, kept = settings.precision, Bf16Layers.of(settings)
         try:
-            # Answers of a micro-batch are one window, and balance is a window's.
-            parallel = settings.parallel if task.rounds is None else replace(settings.parallel, micro_batch_size=1)
-            chunks = build_language_model(stage.recipe.model, parallel, precision, kept)
+            chunks = build_language_model(stage.recipe.model, settings.parallel, precision, kept)
             freeze(chunks, settings.freeze)
         except (PrecisionError, FreezeError) as error:
             raise StageError(str(error)) from error
@@ -109,11 +107,14 @@ class MilestoneRun:
         if task.rounds is not None:
             task.rounds.resume(self.position.step, self._says)
         before = read_curve(stage.folder / CURVE) if task.drop_norms else []
-        self.norms = Norms(task.drop_norms, [point.grad_norm for point in before if point.step <= self.position.step])
+        spiked = {skip.step for skip in self.skips.all}
+        known = [p.grad_norm for p in before if p.step <= self.position.step and p.step not in spiked]
+        self.norms = Norms(task.drop_norms, known)
         self.curve: Curve | None = None
         if stage.rank == 0:
-            interval = self.save_interval or self.settings.checkpoint.every_tokens
-            refuse_to_lose(stage.folder, self.position, interval, self.batch_sizes.largest)
+            interval = self.save_interval or saves.every_tokens
+            if saves.every_tokens or task.rounds is None:  # else steps come in bursts, and no speed says how many are lost
+                refuse_to_lose(stage.folder, self.position, interval, self.batch_sizes.largest)
             self.curve = Curve(stage.folder / CURVE, self.first.step, self.position.step)
         self.seconds_trained, self.tokens_before = 0.0, self.position.tokens
 
@@ -163,7 +164,8 @@ class MilestoneRun:
             return ""
         saved = proof.from_record(state.proof)
         samples = range(saved.first_sample, saved.end_sample)
-        return proof.contradiction(saved, self._proof(self._read(samples), samples))
+        self.last = self._read(samples), samples
+        return proof.contradiction(saved, self._proof(*self.last))
 
     def _proof(self, batches: list[MicroBatch], samples: range) -> proof.Proof:
         return measure_proof(self.learner, self.task.objective, batches, samples, self.settings.precision)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from numpy.typing import NDArray
 
 from athanor.recipe.schema.online import Objective as Settings
@@ -24,6 +25,7 @@ from athanor.training.step import run_micro_batches
 if TYPE_CHECKING:
     from athanor.training.round_weights import RoundWeights  # with transformers, which nothing else here needs
 
+PASSES = 8  # of each data rank, between two lengths of windows
 TILE = 32  # tokens of a window come in whole ones, on every rank that has a part of it: FP8's largest
 
 
@@ -48,8 +50,8 @@ class _Window:
 class AnswerBatches:
     """Micro-batches of answers: `parallel.micro_batch_size` of them end to end, filled up to the step's longest window."""
 
-    def __init__(self, reader: AnswerReader, padding: int, objective: Settings, layout: Layout) -> None:
-        self._reader, self._padding, self._objective, self._layout = reader, padding, objective, layout
+    def __init__(self, reader: AnswerReader, objective: Settings, layout: Layout) -> None:
+        self._reader, self._objective, self._layout = reader, objective, layout
 
     def batches(self, samples: range, data_rank: int) -> list[MicroBatch]:
         """Those of one data rank; all ranks read all answers, whose lengths decide the windows of all.
@@ -59,12 +61,10 @@ class AnswerBatches:
         rows = [self._reader.answer(sample) for sample in samples]
         teach = sum(row is not None for row in rows)
         rows = rows[: _whole(teach, self._layout)]
-        return windows(rows, self._padding, self._objective, self._layout, data_rank)
+        return windows(rows, self._objective, self._layout, data_rank)
 
 
-def windows(
-    rows: Sequence[Learnable | None], padding: int, objective: Settings, layout: Layout, data_rank: int
-) -> list[MicroBatch]:
+def windows(rows: Sequence[Learnable | None], objective: Settings, layout: Layout, data_rank: int) -> list[MicroBatch]:
     """The micro-batches of a data rank, all of one length. `rows` come out even over ranks and micro-batches."""
     if not rows:
         return []
@@ -74,7 +74,7 @@ def windows(
     tile = TILE * layout.parallel.tensor
     length = math.ceil((longest - 1) / tile) * tile
     dealt = micro_batches_of(range(len(rows)), size, data_rank, ranks)
-    return [_window([rows[place] for place in batch], padding, length, objective, layout) for batch in dealt]
+    return [_window([rows[place] for place in batch], length, objective, layout) for batch in dealt]
 
 
 def _whole(rows: int, layout: Layout) -> int:
@@ -83,12 +83,11 @@ def _whole(rows: int, layout: Layout) -> int:
     return math.ceil(rows / every) * every
 
 
-def _window(rows: Sequence[Learnable | None], padding: int, length: int, objective: Settings, layout: Layout) -> MicroBatch:
+def _window(rows: Sequence[Learnable | None], length: int, objective: Settings, layout: Layout) -> MicroBatch:
     """`rows` end to end; beside it, where each token of an answer is predicted, and the columns of its loss."""
     drawn = [(FILLER if row is None else row).drawn for row in rows]
-    tokens = np.full(length + 1, padding, dtype=np.int64)
-    said = np.concatenate([np.array((*one.prompt, *one.answer), dtype=np.int64) for one in drawn])
-    tokens[: len(said)] = said
+    # What fills up repeats the window: one token over and over would go to the same few experts.
+    tokens = np.resize(np.concatenate([np.array((*one.prompt, *one.answer), dtype=np.int64) for one in drawn]), length + 1)
     ends = np.cumsum([one.length for one in drawn])
     longest = max(len(one.answer) for one in drawn)
     where = np.zeros((len(rows), longest), dtype=np.int64)
@@ -150,30 +149,37 @@ class _Saying(NextToken):
 class Says:
     """`LogProbs` of a learner. Weights and random states stay as they are."""
 
-    def __init__(self, learner: Learner, padding: int) -> None:
-        self._learner, self._padding = learner, padding
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
 
     def __call__(self, rows: Sequence[Drawn]) -> list[tuple[float, ...]]:
-        """On all ranks together, with the same rows."""
-        if not rows:
-            return []
+        """On all ranks together, with the same rows; best sorted by length: windows are as long as the longest of a part."""
         layout = self._learner.layout
-        asked = [Learnable(row, row.log_probs, 0.0, False, ()) for row in rows]
-        filled = [*asked, *[None] * (_whole(len(rows), layout) - len(rows))]
-        batches = windows(filled, self._padding, Settings(), layout, layout.data_rank)
-        width = max(len(row.answer) for row in rows)
+        part = PASSES * layout.parallel.micro_batch_size * layout.data_ranks * layout.micro_batch_round
+        own: dict[int, list[float]] = {}
         with self._evaluating(), torch.no_grad():
-            found = run_micro_batches(self._learner, batches, _Saying(width), forward_only=True).rows
-        said: dict[int, tuple[float, ...]] = {}
-        if found is not None:  # the last pipeline stage
-            dealt = micro_batches_of(range(len(filled)), layout.parallel.micro_batch_size, layout.data_rank, layout.data_ranks)
-            places = [place for batch in dealt for place in batch]
-            own = [(place, row) for place, row in zip(places, found.cpu(), strict=True) if place < len(rows)]
-            said = {place: tuple(row[: len(rows[place].answer)].tolist()) for place, row in own}
-        everyone: list[dict[int, tuple[float, ...]]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyone, said)
+            for begin in range(0, len(rows), part):
+                own |= {begin + place: values for place, values in self._part(rows[begin : begin + part])}
+        everyone: list[dict[int, list[float]]] = [{} for _ in range(dist.get_world_size())]
+        if rows:
+            dist.all_gather_object(everyone, own if parallel_state.get_tensor_model_parallel_rank() == 0 else {})
         together = {place: values for some in everyone for place, values in some.items()}
-        return [together[place] for place in range(len(rows))]
+        return [tuple(together[place]) for place in range(len(rows))]
+
+    def _part(self, rows: Sequence[Drawn]) -> list[tuple[int, list[float]]]:
+        """What this rank measures of them, by place; nothing on all pipeline stages but the last."""
+        layout = self._learner.layout
+        asked: list[Learnable | None] = [Learnable(row, row.log_probs, 0.0, False, ()) for row in rows]
+        filled = [*asked, *[None] * (_whole(len(rows), layout) - len(rows))]
+        batches = windows(filled, Settings(), layout, layout.data_rank)
+        width = max(len(row.answer) for row in rows)
+        found = run_micro_batches(self._learner, batches, _Saying(width), forward_only=True).rows
+        if found is None:
+            return []
+        dealt = micro_batches_of(range(len(filled)), layout.parallel.micro_batch_size, layout.data_rank, layout.data_ranks)
+        places = [place for batch in dealt for place in batch]
+        pairs = zip(places, found.cpu().tolist(), strict=True)
+        return [(place, row[: len(rows[place].answer)]) for place, row in pairs if place < len(rows)]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from athanor.models.conversions import EMBEDDING, correspondences, type_among
 from athanor.models.folder_weights import FolderWeights
 from athanor.models.huggingface import configuration, copy_tokenizer, special_tokens
+from athanor.models.restore import MAX_SHARD_BYTES
 from athanor.models.weight_files import headers, open_checkpoint, plan_shards, write_index, write_weights
 from athanor.recipe.families import family_of
 from athanor.recipe.schema.training import Model
@@ -23,10 +24,9 @@ GENERATION = "generation_config.json"
 class RoundWeights:
     """Makes them below `into`. Whatever layout learns, the files are the same."""
 
-    def __init__(self, learner: Learner, model: Model, start: Path, into: Path, max_shard_bytes: int) -> None:
+    def __init__(self, learner: Learner, model: Model, start: Path, into: Path) -> None:
         """`start` is the folder of what training began with: its tokenizer goes along."""
         self._learner, self._model, self._start, self._into = learner, model, start, into
-        self._max_shard_bytes = max_shard_bytes
 
     def take(self, step: int) -> FolderWeights:
         """The weights as they are behind `step`, in the type that they have. On all ranks together."""
@@ -43,7 +43,7 @@ class RoundWeights:
         table = list(correspondences(self._model, family_of(self._model)))
         source = open_checkpoint(sharded, self._model, table)
         dtype = source.dtype(EMBEDDING)
-        layout = headers(plan_shards(table, dtype.itemsize, self._max_shard_bytes), lambda name: type_among(name, dtype))
+        layout = headers(plan_shards(table, dtype.itemsize, MAX_SHARD_BYTES), lambda name: type_among(name, dtype))
         own = dict(list(layout.items())[dist.get_rank() :: dist.get_world_size()])
         write_weights(folder, own, source, table, lambda _done, _of: None)
         if first:
@@ -72,7 +72,9 @@ class RoundWeights:
     def _forget(self, folder: Path) -> None:
         """Folders of rounds that nobody answers with any more."""
         there = sorted(path for path in self._into.glob("[0-9]*") if path != folder)
-        for path in there[: max(0, len(there) - KEPT + 1)]:
+        undone = [path for path in there if path.name > folder.name]  # a resume is behind those
+        earlier = [path for path in there if path.name < folder.name]
+        for path in (*undone, *earlier[: len(earlier) - KEPT + 1]):
             shutil.rmtree(path)
         for draft in self._into.glob(".*.sharded"):
             shutil.rmtree(draft)

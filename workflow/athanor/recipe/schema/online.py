@@ -144,7 +144,8 @@ class Online(Training):
     freeze_router: bool = key(True, "the experts' routers stay as they are")
     backend: Backend = key(
         Backend.DEEPSPEED,
-        "deepspeed (the exported model, spread by zero) | megatron (the checkpoint that it was exported from, in any layout)",
+        "deepspeed (the exported model, spread by zero) | megatron (the checkpoint that it was exported from, in any layout "
+        "without context ranks)",
     )
     zero: Zero = key(Zero(), "deepspeed: what the data ranks keep a part of each")
     average: int = key(

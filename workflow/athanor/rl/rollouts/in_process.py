@@ -25,7 +25,7 @@ class InProcessEngine:
 
     def __init__(self, folder: Path, ends: Sequence[int]) -> None:
         """`ends`: tokens that end an answer."""
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self._model = _load(folder, self._device)
         self._ends = torch.tensor(list(ends), device=self._device)
         self._longest = self._model.config.max_position_embeddings
@@ -64,6 +64,7 @@ class InProcessEngine:
 
     def read(self, folder: Path) -> None:
         """Answer with the weights of another folder of the same model from now on."""
+        self._model = None  # there may be no room for two
         self._model = _load(folder, self._device)
 
     def close(self) -> None:
