@@ -26,7 +26,7 @@ MODELS = ("sft", "offline-more", "offline", "online", "online-random", "online-s
 WAYS = {"sampled": "drawn answers", "greedy": "the likeliest", "any": "pass@4"}
 LEAST_GAIN = 0.08
 ROUNDS, PROMPTS, SAMPLES, ANSWER_TOKENS = 80, 64, 8, 96  # an answer counts so many tokens
-ONLINE = {"lr": 3e-4, "min_lr": 3e-5}
+ONLINE = {"lr": 1e-4, "min_lr": 1e-5}
 
 
 def main() -> int:
