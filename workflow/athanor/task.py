@@ -23,7 +23,7 @@ sound, at most 30 of a generator.
 EXAMPLES = """\
 examples:
   athanor task audit
-      every generator of reasoning-gym and our own, about ten minutes
+      every generator of reasoning-gym and our own, about a quarter of an hour
   athanor task audit countdown gcd --json audit.json
       two of them, and the findings as a file
   athanor task audit store/problems/0123456789abcdef/molecules.jsonl:ring_count
