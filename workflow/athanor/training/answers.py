@@ -1,6 +1,6 @@
 """Answers that a policy gave, and what is learnt from them: the same for every library that trains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,10 +47,10 @@ class AnswerReader(Protocol):
 FILLER = Learnable(Drawn((0,), (0,), (0.0,)), (0.0,), 0.0, False, (False,))
 
 
-def columns(rows: Sequence[Learnable | None], begins: Sequence[int], length: int) -> dict[str, torch.Tensor]:
+def columns(rows: Sequence[Learnable | None], length: int) -> dict[str, torch.Tensor]:
     """The fields of `policy.Answered` but `new`: [samples, length], or [samples] for `advantages` and `right`.
 
-    Each answer's values begin at its place of `begins`; elsewhere are zeros. None counts nowhere.
+    Zeros behind an answer's values. None counts nowhere.
     """
     found = [FILLER if row is None else row for row in rows]
     by_token: dict[str, list[Sequence[float]]] = {
@@ -60,24 +60,24 @@ def columns(rows: Sequence[Learnable | None], begins: Sequence[int], length: int
         "counts": [(float(one is not None),) * len(row.drawn.answer) for one, row in zip(rows, found, strict=True)],
         "chosen": [row.chosen or (False,) * len(row.drawn.answer) for row in found],
     }
-    tensors = {name: torch.from_numpy(placed(column, begins, length)) for name, column in by_token.items()}
+    tensors = {name: torch.from_numpy(filled(column, length)) for name, column in by_token.items()}
     tensors["advantages"] = torch.tensor([row.advantage for row in found], dtype=torch.float64)
     tensors["right"] = torch.tensor([float(row.right) for row in found])
     return tensors
 
 
-def answered(new: torch.Tensor, tensors: "dict[str, torch.Tensor]") -> policy.Answered:
+def answered(new: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> policy.Answered:
     """What `columns` gave, with the log-probabilities `new` [samples, length] of the weights that learn, in their type."""
     names = ("old", "drawn", "counts", "advantages", "right", "reference")
     typed = {name: tensors[name].to(new.dtype) for name in names}
     return policy.Answered(new=new, chosen=tensors["chosen"] > 0, **typed)
 
 
-def placed(column: Sequence[Sequence[float]], begins: Sequence[int], length: int) -> np.ndarray:
-    """[rows, length]: each row's values from its place on, zeros elsewhere."""
+def filled(column: Sequence[Sequence[float]], length: int) -> np.ndarray:
+    """[rows, length]: each row's values, zeros behind them."""
     found = np.zeros((len(column), length), dtype=np.float64)
-    for place, (begin, values) in enumerate(zip(begins, column, strict=True)):
-        found[place, begin : begin + len(values)] = values
+    for place, values in enumerate(column):
+        found[place, : len(values)] = values
     return found
 
 
@@ -86,9 +86,8 @@ def chosen_by_covariance(answers: Sequence[tuple[Sequence[float], float]], share
     if not answers:
         return []
     sizes = [len(said) for said, _ in answers]
-    zeros = [0] * len(answers)
-    old = torch.from_numpy(placed([said for said, _ in answers], zeros, max(sizes)))
-    counts = torch.from_numpy(placed([(1.0,) * size for size in sizes], zeros, max(sizes)))
+    old = torch.from_numpy(filled([said for said, _ in answers], max(sizes)))
+    counts = torch.from_numpy(filled([(1.0,) * size for size in sizes], max(sizes)))
     chosen = policy.choose(old, torch.tensor([gain for _, gain in answers]), counts, share)
     return [tuple(row[:size].tolist()) for row, size in zip(chosen, sizes, strict=True)]
 

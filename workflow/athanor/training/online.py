@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from numpy.typing import NDArray
 
 from athanor.recipe.schema.online import Objective as Settings
 from athanor.training import policy
@@ -19,7 +18,7 @@ from athanor.training.batches import MicroBatch, packed_batch
 from athanor.training.layout import Layout
 from athanor.training.objective import NextToken
 from athanor.training.optimizer import Learner
-from athanor.training.samples import micro_batches_of
+from athanor.training.samples import Packed, micro_batches_of
 from athanor.training.step import run_micro_batches
 
 if TYPE_CHECKING:
@@ -36,15 +35,6 @@ class OnRounds:
     batches: "AnswerBatches"
     says: "Says"
     weights: "RoundWeights"
-
-
-@dataclass(frozen=True)
-class _Window:
-    """As `samples.PackedSample`."""
-
-    tokens: NDArray[np.int64]
-    counts: NDArray[np.bool_]
-    ends: NDArray[np.int64]
 
 
 class AnswerBatches:
@@ -98,9 +88,9 @@ def _window(rows: Sequence[Learnable | None], length: int, objective: Settings, 
         counts[first:end] = row is not None
     if ends[-1] < length + 1:
         ends = np.append(ends, length + 1)
-    tensors = columns(rows, [0] * len(rows), longest)
+    tensors = columns(rows, longest)
     tensors |= {"where": torch.from_numpy(where), "weights": policy.weights(tensors["counts"], objective)}
-    batch = packed_batch(_Window(tokens, counts, ends), True, layout)
+    batch = packed_batch(Packed(tokens, counts, ends), True, layout)
     return replace(batch, beside={name: tensor.to(layout.device) for name, tensor in tensors.items()})
 
 
@@ -118,14 +108,14 @@ class AnswerObjective(NextToken):
 
     def loss(self, output: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Objective`; the number that it divides by is that of tokens, or of answers where each counts alike."""
-        found = answered(_new(output, batch), dict(batch.beside))
+        found = answered(_new(output, batch), batch.beside)
         if torch.is_grad_enabled():
             self._watched += policy.watch(found, self._settings)
         return policy.losses(found, self._settings).sum(), batch.beside["weights"].sum().int()
 
     def by_sample(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Of each answer."""
-        losses = policy.losses(answered(_new(output, batch), dict(batch.beside)), self._settings)
+        losses = policy.losses(answered(_new(output, batch), batch.beside), self._settings)
         return torch.stack([losses.double(), batch.beside["weights"]], dim=1)
 
     def taken(self) -> policy.Watched:

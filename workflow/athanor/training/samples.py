@@ -1,5 +1,6 @@
 """What samples are, and which of them each rank trains on: a pure function of their global index."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,15 @@ class PackedSample(Protocol):
     def ends(self) -> NDArray[np.int64]:
         """Of each document, rising, the last sequence_length + 1."""
         ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A `PackedSample` that is made where it is read."""
+
+    tokens: NDArray[np.int64]
+    counts: NDArray[np.bool_]
+    ends: NDArray[np.int64]
 
 
 Sample = NDArray[np.int64] | PackedSample  # running text [sequence_length + 1], or packed documents

@@ -30,7 +30,7 @@ class AnswerBatches:
         rows = [self._reader.answer(sample) for sample in samples]
         drawn = [(FILLER if row is None else row).drawn for row in rows]
         tensors = _ids(drawn, self._padding)
-        tensors |= columns(rows, [0] * len(rows), tensors["answers"].shape[1])
+        tensors |= columns(rows, tensors["answers"].shape[1])
         return Batch(tensors, policy.weights(tensors["counts"], self._objective))
 
 
@@ -92,7 +92,7 @@ class PolicyLoss:
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """[samples], as `policy.losses`."""
-        found = answered(_log_probs(module, batch.tensors), dict(batch.tensors))
+        found = answered(_log_probs(module, batch.tensors), batch.tensors)
         if torch.is_grad_enabled():
             self._watched += policy.watch(found, self._objective)
         return policy.losses(found, self._objective)

@@ -1,7 +1,6 @@
 """Packed windows as a Hugging Face model reads them: no conversation sees another, positions restart, responses alone count."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from athanor.training.deepspeed.task import Batch
-from athanor.training.samples import PackedSample
+from athanor.training.samples import Packed, PackedSample
 
 NO_DOCUMENT = -1  # of padding behind a window
 
@@ -20,15 +19,6 @@ class PackedReader(Protocol):
     def sample(self, index: int) -> PackedSample:
         """Sample `index`."""
         ...
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A window, and the ids that stand before each of its conversations, as `PackedSample`."""
-
-    tokens: NDArray[np.int64]
-    counts: NDArray[np.bool_]
-    ends: NDArray[np.int64]
 
 
 class PackedBatches:
