@@ -1,5 +1,6 @@
 """Online RL's batches: the trainer's log-probabilities are the engine's, weights are handed over whole, large norms left out."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,13 @@ def test_every_rank_measures_a_part_of_the_answers(alone: None, folder: Path, dr
     model = read_model(folder).eval()
     says = shared_log_probs(model, PADDING, 3)
     assert says(drawn) == answer_log_probs(model, drawn, PADDING, 3) and says([]) == []
+
+
+def test_process_that_was_a_rank_alone_is_none_afterwards() -> None:
+    before = dict(os.environ)
+    with connected(1, 1):
+        assert os.environ["LOCAL_RANK"] == "0"
+    assert dict(os.environ) == before
 
 
 def test_step_with_too_large_a_norm_leaves_all_as_it_is(alone: None) -> None:

@@ -33,7 +33,7 @@ RECOVERY_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")  # DeepSpeed leaves t
 
 
 class Engine:
-    """Methods are called by all ranks together."""
+    """Methods are called by all ranks together, within `ranks.connected`."""
 
     def __init__(
         self, module: torch.nn.Module, optimizer: schema.Optimizer, zero: Zero, precision: Precision, micro_batch_size: int
@@ -43,7 +43,6 @@ class Engine:
         if ON_CPU:
             # Its shared-memory collectives would be compiled at the first start; gloo does the same, to the same losses.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        os.environ.setdefault("LOCAL_RANK", "0")  # it asks for one, also where nothing but this process is there
         deepspeed.init_distributed(dist_backend="gloo" if ON_CPU else "nccl", auto_mpi_discovery=False)
         self._zero, self._bf16, self._clip = zero, precision is Precision.BF16, optimizer.clip_grad
         # Frozen weights of four bits are read and rounded again rather than saved: their scales are no weights.

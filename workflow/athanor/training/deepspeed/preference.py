@@ -4,7 +4,6 @@ Of trl the collators and the losses are used, but for right answers' own loss, w
 loop neither proves its saves nor ends a killed run in the same bytes.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +148,6 @@ class _Loss:
     @cached_property
     def _trainer(self) -> Any:
         """A trainer whose loop never runs: it wants a dataset, and is given one that nobody reads."""
-        os.environ.setdefault("LOCAL_RANK", "0")
         model, reference = read_model(self._start), read_model(self._start).requires_grad_(False)
         if self._settings.precision is Precision.BF16:
             reference = reference.bfloat16()

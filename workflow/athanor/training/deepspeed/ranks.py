@@ -1,5 +1,6 @@
 """The ranks of a job that know data parallelism alone."""
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from athanor.training.world import claim_device, connect, nodes_of, place
+
+LOCAL_RANK = "LOCAL_RANK"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ def connected(ranks: int, seed: int, patience: timedelta | None = None) -> Itera
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+    launched = LOCAL_RANK in os.environ
+    os.environ.setdefault(LOCAL_RANK, "0")  # DeepSpeed and accelerate ask for one, also where nothing but this process is there
     try:
         yield Ranks(rank, world_size, device, nodes_of(world_size))
     finally:
         dist.destroy_process_group()
+        if not launched:  # whatever else this process does would take it for a launcher's
+            del os.environ[LOCAL_RANK]
