@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3Config
 
 from athanor.recipe.schema.choices import Precision
 from athanor.recipe.schema.online import Objective, Online
@@ -15,8 +16,15 @@ from athanor.rl.rollouts.handover import checksum
 from athanor.rl.rollouts.in_process import InProcessEngine
 from athanor.rl.rollouts.sampling import Prompt, Sample, Sampling
 from athanor.training.answers import Drawn, Learnable, chosen_by_covariance, most_apart
+from athanor.training.deepspeed.answer_log_probs import (
+    answer_log_probs,
+    log_probs,
+    reads_prompts_once,
+    shared_log_probs,
+    tensors_of,
+)
 from athanor.training.deepspeed.model_folder import read_model
-from athanor.training.deepspeed.online import AnswerBatches, PolicyLoss, answer_log_probs, freeze, shared_log_probs
+from athanor.training.deepspeed.online import AnswerBatches, PolicyLoss, freeze
 from athanor.training.deepspeed.ranks import connected
 from tests.rl.test_rollouts import END, folder, prompts
 
@@ -62,7 +70,7 @@ def test_engine_that_draws_by_other_weights_is_told_by_the_answer_that_is_most_a
 def test_loss_of_a_step_does_not_depend_on_how_it_is_cut(folder: Path, drawn: list[Drawn]) -> None:
     model, objective = read_model(folder).eval(), Objective()
     rows: list[Learnable | None] = [*learnable(drawn[:9]), None, None]
-    batches, loss = AnswerBatches(Reader(rows), PADDING, objective), PolicyLoss(objective)
+    batches, loss = AnswerBatches(Reader(rows), PADDING, objective, once=True), PolicyLoss(objective)
     whole = batches.batch(range(len(rows)))
     assert whole.weights.tolist() == [*(float(len(one.answer)) for one in drawn[:9]), 0.0, 0.0], "what fills up weighs nothing"
     together = loss(model, whole).sum()
@@ -72,12 +80,59 @@ def test_loss_of_a_step_does_not_depend_on_how_it_is_cut(folder: Path, drawn: li
     assert told["engine_mismatch_most"] == 0 and told["kl_from_round"] < 1e-9 and not loss.taken().tokens
 
 
+def several(drawn: list[Drawn]) -> list[Drawn]:
+    """Five answers of each of three prompts, all of different lengths, and one of a single token."""
+    firsts = [Drawn(one.prompt * (4 + at), one.answer[:7] * 3, ()) for at, one in enumerate(drawn[::2][:3])]
+    found = [one for one in firsts for _ in range(5)]
+    for place, row in enumerate(found):
+        found[place] = Drawn(row.prompt, row.answer[place % 5 : place + 5 - place % 3], ())
+    return [*found, Drawn(found[0].prompt, (3,), ())]
+
+
+def test_prompt_that_is_read_once_teaches_what_it_does_before_each_answer(folder: Path, drawn: list[Drawn]) -> None:
+    model, rows = read_model(folder), several(drawn)
+    counts = torch.zeros(len(rows), max(len(row.answer) for row in rows))
+    for place, row in enumerate(rows):
+        counts[place, : len(row.answer)] = torch.linspace(-1, 2, len(row.answer)) if len(row.answer) > 1 else 1
+    said, gradients = [], []
+    for once in (False, True):
+        tensors = tensors_of(rows, PADDING, once=once)
+        assert ("prompt_ids" in tensors) is once
+        values = log_probs(model, tensors)
+        model.zero_grad()
+        (values * counts).sum().backward()  # type: ignore[no-untyped-call]
+        said.append(values.detach()[counts != 0])
+        gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None})
+    torch.testing.assert_close(said[1], said[0], atol=1e-5, rtol=0)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert float((gradients[1][name] - gradient).norm() / gradient.norm().clamp(min=1e-9)) < 1e-4, name
+
+
+def test_prompts_are_read_once_only_where_that_spares_tokens(drawn: list[Drawn]) -> None:
+    rows = several(drawn)
+    once, whole = (tensors_of(rows, PADDING, once=which) for which in (True, False))
+    assert once["prompt_ids"].shape[0] == 3 and once["prompt_of"].tolist() == [*(at // 5 for at in range(15)), 0]
+    assert once["prompt_ids"].numel() + once["position_ids"].numel() <= 0.75 * whole["input_ids"].numel()
+    different = [Drawn((*row.prompt, 5 + at), row.answer, ()) for at, row in enumerate(rows)]
+    assert "prompt_ids" not in tensors_of(different, PADDING, once=True)
+    short = tensors_of([Drawn(row.prompt, (3,), ()) for row in rows], PADDING, once=True)
+    assert short["position_ids"].shape == (len(rows), 0), "answers of one token are read no further"
+
+
+def test_prompt_is_not_read_once_where_a_layer_forgets(folder: Path, tmp_path: Path) -> None:
+    assert reads_prompts_once(folder)
+    sliding = Qwen3Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    sliding.save_pretrained(tmp_path)
+    assert not reads_prompts_once(tmp_path)
+
+
 def test_what_the_engine_said_otherwise_is_told_and_cut(folder: Path, drawn: list[Drawn]) -> None:
     model, objective = read_model(folder).eval(), Objective(truncate=2.0)
     unlikely = Drawn(drawn[0].prompt, drawn[0].answer, tuple(said - 3.0 for said in drawn[0].log_probs))
     row = Learnable(unlikely, drawn[0].log_probs, 1.0, True, ())
     loss = PolicyLoss(objective)
-    batch = AnswerBatches(Reader([row]), PADDING, objective).batch([0])
+    batch = AnswerBatches(Reader([row]), PADDING, objective, once=False).batch([0])
     assert float(loss(model, batch).sum().detach()) == pytest.approx(-2.0 * len(unlikely.answer), rel=1e-4)
     told = loss.taken().metrics()
     assert told["truncated_share"] == 1.0 and told["engine_mismatch"] == pytest.approx(3.0)

@@ -19,8 +19,9 @@ from athanor.rl.online.rounds import ROUNDS, Made, read_round
 from athanor.rl.rollouts.handover import checksum
 from athanor.stages.round_answers import Asked
 from athanor.stages.rounds import OnlineRounds
+from athanor.training.deepspeed.answer_log_probs import shared_log_probs
 from athanor.training.deepspeed.model_folder import write_model
-from athanor.training.deepspeed.online import PolicyLoss, shared_log_probs
+from athanor.training.deepspeed.online import PolicyLoss
 from athanor.training.rounds import Weights
 from tests.rl.external.test_trl import tokenizer
 

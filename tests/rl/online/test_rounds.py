@@ -49,6 +49,15 @@ def test_each_learnt_answer_falls_to_one_step_and_steps_are_alike() -> None:
     assert steps == arrange(made().answers[::-1], 1, 0, 4) != arrange(made().answers, 2, 0, 4)
 
 
+def test_answers_of_a_prompt_fall_to_one_step_end_to_end() -> None:
+    answers = [answer(slot, number, 1.0) for slot in range(10) for number in range(4)]
+    steps = [[one.slot for one in step if one] for step in arrange(answers, 1, 0, 4)]
+    assert [len(step) for step in steps] == [10] * 4
+    assert all(step[:4] == [step[0]] * 4 and step[4:8] == [step[4]] * 4 for step in steps), "what fits nowhere comes last"
+    even = [[one.slot for one in step if one] for step in arrange(answers[:32], 1, 0, 4)]
+    assert all(step[:4] == [step[0]] * 4 and step[4:] == [step[4]] * 4 for step in even)
+
+
 def test_steps_that_do_not_come_out_even_are_refused() -> None:
     with pytest.raises(ValueError, match="16 answers do not cut into 3 steps"):
         arrange(made().answers, 1, 0, 3)

@@ -50,7 +50,7 @@ STAGES: dict[str, Stage] = {
         Stage("score", 1, ("torch", "transformers", "tokenizers")),
         Stage("problems", 1, ("reasoning-gym",)),
         Stage("pool", 2, ("torch", "transformers", "reasoning-gym")),
-        Stage("online", 3, ("torch", "deepspeed", "transformers", "reasoning-gym")),
+        Stage("online", 4, ("torch", "deepspeed", "transformers", "reasoning-gym")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
         Stage("report", 5, ("matplotlib",)),
     )

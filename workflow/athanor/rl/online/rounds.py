@@ -137,17 +137,31 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 def arrange(answers: Sequence[Answered], seed: int, number: int, steps: int) -> list[list[Answered | None]]:
     """A round's answers step by step, each as long: first those that are learnt from, dealt evenly, then None for the others.
 
-    Which step an answer falls to follows from the seed, the round and its id. Raises ValueError where steps do not come out even.
+    The answers of a prompt fall to one step, end to end, so that a trainer may read their prompt once; all but those that fit
+    nowhere whole, and all where there are more steps than prompts. Which step it is follows from the seed, the round and the
+    prompt's slot. Raises ValueError where steps do not come out even.
     """
     if len(answers) % steps:
         raise ValueError(f"{len(answers)} answers do not cut into {steps} steps")
 
-    def lot(answer: Answered) -> bytes:
-        return blake2b(f"{seed}:{number}:{answer.id}".encode(), digest_size=16).digest()
+    def lot(slot: int) -> bytes:
+        return blake2b(f"{seed}:{number}:{slot}".encode(), digest_size=16).digest()
 
-    learnt = sorted((answer for answer in answers if answer.advantage is not None), key=lot)
+    groups: dict[int, list[Answered]] = {}
+    for answer in sorted(answers, key=lambda answer: (lot(answer.slot), answer.number)):
+        if answer.advantage is not None:
+            groups.setdefault(answer.slot, []).append(answer)
     size = len(answers) // steps
-    dealt: list[list[Answered | None]] = [list(learnt[step::steps]) for step in range(steps)]
+    dealt: list[list[Answered | None]] = [[] for _ in range(steps)]
+    cut: list[Answered] = []
+    for group in groups.values():
+        shortest = min(dealt, key=len)
+        if len(groups) >= steps and len(shortest) + len(group) <= size:
+            shortest.extend(group)
+        else:
+            cut.extend(group)
+    for answer in cut:
+        min(dealt, key=len).append(answer)
     return [some + [None] * (size - len(some)) for some in dealt]
 
 
