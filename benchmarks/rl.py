@@ -7,7 +7,8 @@ demonstrations (`offline-more`). Asked are 256 held-out problems a family: answe
 whether any of four drawn ones is right (pass@4). Rates are means over the families, intervals those of a mean over seeds
 (Student's t, 95 %). Aims: online RL at least 0.08 over its start in every seed, drawn answers; both controls below the start.
 What is gained over best-of-N and more fine-tuning, greedy, and in pass@4, is told without an aim: where pass@4 does not rise
-with the drawn answers, what was right now and then is said more often, and little new is learnt.
+with the drawn answers, what was right now and then is said more often, and little new is learnt. Told beside are the seconds of
+a step and of a round, by what they go to.
 
     python benchmarks/rl.py [--quick] [--json FILE] [--seed N] [--seeds N] [--folder FOLDER]
 """
@@ -22,10 +23,13 @@ from typing import Any
 import post_training
 from post_training import FAMILIES, QUICK
 
+from athanor.tracking.spool import Kind, read_records, spool_files
+
 MODELS = ("sft", "offline-more", "offline", "online", "online-random", "online-shuffled")
 WAYS = {"sampled": "drawn answers", "greedy": "the likeliest", "any": "pass@4"}
 LEAST_GAIN = 0.08
 ROUNDS, PROMPTS, SAMPLES, ANSWER_TOKENS = 80, 64, 8, 96  # an answer counts so many tokens
+PARTS = ("step_seconds", "round_seconds")  # a round is the first of its steps' "data"
 ONLINE = {"lr": 1e-4, "min_lr": 1e-5}
 
 
@@ -73,7 +77,18 @@ def measured(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
         row["any"] = pass_at(campaign / "answers" / row["model"] / "answers.jsonl", row["task"])
     manifest = json.loads((campaign / "online" / "model" / "manifest.json").read_text())
     seconds = manifest["provenance"]["seconds"]
-    return {"seconds": found["seconds"], "answers": rows, "online": {**manifest["result"]["counters"], "seconds": seconds}}
+    online = {**manifest["result"]["counters"], "seconds": seconds, "parts": parts(campaign / "online" / "model")}
+    return {"seconds": found["seconds"], "answers": rows, "online": online}
+
+
+def parts(folder: Path) -> dict[str, float]:
+    """Mean seconds of a step and of a round by their parts, over what a training has told while it went."""
+    told: dict[str, list[float]] = {}
+    for record in (record for path in spool_files(folder) for record in read_records(path) if record.kind is Kind.METRICS):
+        for name, value in record.payload.items():
+            if name.startswith(PARTS):
+                told.setdefault(name, []).append(float(value))
+    return {name: statistics.fmean(values) for name, values in told.items()}
 
 
 def pass_at(path: Path, task: str) -> float:
@@ -104,6 +119,11 @@ def tell(found: dict[int, dict[str, Any]]) -> list[str]:
             f"seed {seed}: {online['rounds']} rounds, {online['answers']:,} answers, {online['learnt_from']:,} learnt from, "
             f"{online['steps_left_out']} of {online['step']} steps left out, {online['seconds'] / 60:.1f} minutes"
         )
+        for whole in PARTS:
+            split = [
+                f"{name.partition('/')[2]} {value:.3f}" for name, value in online["parts"].items() if name.startswith(f"{whole}/")
+            ]
+            print(f"seed {seed}: {whole} {online['parts'][whole]:.3f}: {', '.join(split)}")
     missed = []
     for way, name in WAYS.items():
         for worse in MODELS:

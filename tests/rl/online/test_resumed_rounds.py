@@ -53,8 +53,11 @@ def model(tokenizer: Path, seed: int) -> PreTrainedModel:
     return Qwen3ForCausalLM(config).eval()
 
 
-def begin(tokenizer: Path, folder: Path, trained: PreTrainedModel, *numbers: int) -> None:
-    """A process of its own: rounds are there, made or found, and what is answered ahead of them is waited for."""
+def begin(tokenizer: Path, folder: Path, trained: PreTrainedModel, *numbers: int) -> dict[str, float]:
+    """A process of its own: rounds are there, made or found, and what is answered ahead of them is waited for.
+
+    What is told of the last.
+    """
     prompts = [
         Pooled(f"words/{n}", "words", "words", Route.RULES, [{"role": "user", "content": f"{n}?"}], [], "one") for n in range(4)
     ]
@@ -67,7 +70,17 @@ def begin(tokenizer: Path, folder: Path, trained: PreTrainedModel, *numbers: int
     rounds = OnlineRounds(stage, SETTINGS, asked, PolicyLoss(Objective()).taken, None)
     for number in numbers:
         rounds.begin(number, lambda: dict(trained.named_parameters()), shared_log_probs(trained, 0, 4))
+    told = rounds.metrics()
     rounds.close()
+    return told
+
+
+def test_seconds_of_a_round_are_told_by_what_they_went_to(tokenizer: Path, tmp_path: Path) -> None:
+    (trained := model(tokenizer, 1)).save_pretrained(tokenizer)
+    told = begin(tokenizer, tmp_path, trained, 0)
+    parts = {name: told[f"round_seconds/{name}"] for name in ("weights", "rollouts", "rewards", "log_probs")}
+    assert min(parts.values()) > 0 and sum(parts.values()) == pytest.approx(told["round_seconds"])
+    assert "round_seconds" not in begin(tokenizer, tmp_path, trained, 0), "a round that is there took no time"
 
 
 @pytest.mark.parametrize("answered", [True, False])

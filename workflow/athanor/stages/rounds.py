@@ -103,13 +103,16 @@ class OnlineRounds:
     def begin(self, number: int, weights: Callable[[], Weights], says: LogProbs) -> None:
         """As `Rounds`."""
         weights = cache(weights)  # ranks gather them together, so all of them ask as often
+        self._told = {}
         if self._stage.instance == "model" and number > self._rounds - self._settings.average:
             self._keep_point(number, weights())
         made = self._agree(read_round(self._stage.folder, number))
         now = ""
         if made is None or self._settings.staleness:
             self._beat(number)
+            began = time.perf_counter()
             now = self._checksum(weights())
+            self._told["round_seconds/weights"] = time.perf_counter() - began
         if made is None:
             made = self._make(number, weights, now, says)
             if dist.get_rank() == 0:
@@ -119,7 +122,7 @@ class OnlineRounds:
         if made.ahead and number + 1 < self._rounds and self._agree(read_round(self._stage.folder, number + 1)) is None:
             has, known = self._next_weights(made, now, weights)
             self._ahead = Ahead(lambda mark: self._answers.of(number + 1, known, has, mark))  # of a copy: training goes on
-        self._told = {**made.metrics, **self._told}
+        self._told |= made.metrics
 
     def _next_weights(self, made: Made, now: str, weights: Callable[[], Weights]) -> tuple[str, Callable[[], Weights]]:
         """The sum of the weights that answer the round after `made`, and how they are had.
@@ -245,10 +248,14 @@ class OnlineRounds:
         lessons = self._lessons.of(number, rewarded, before.moments if before else {})
         answers = sorted([*self._measured(lessons.answers, says, now=not (stale or settings.tokens_a_round)), *left], key=_place)
         tokens = sum(len(answer.tokens) for answer in answers) - sum(len(a.tokens) for slot in slots for a in slot.said)
-        self._told = {
+        measured = time.perf_counter()
+        self._told |= {
             "rollout_tokens_per_second": tokens / max(1e-9, answered - began),
             "rewards_per_second": len(answers) / max(1e-9, judged - answered),
-            "round_seconds": time.perf_counter() - began,
+            "round_seconds": measured - began + self._told.get("round_seconds/weights", 0.0),
+            "round_seconds/rollouts": answered - began,
+            "round_seconds/rewards": judged - answered,
+            "round_seconds/log_probs": measured - judged,
         }
         ahead = now if settings.staleness else ""
         metrics = {**lessons.metrics, "staleness": float(stale)}
