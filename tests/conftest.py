@@ -59,7 +59,7 @@ START_PROCESSES = (
     "tests/rl/tasks/test_molecules.py",
     "tests/rl/tasks/test_problems.py",
     "tests/rl/test_handover.py",
-    "tests/rl/external/",
+    "tests/external/",
     "tests/rl/test_judging.py",
     "tests/tracking/test_drain.py",
     "tests/tracking/test_process.py",

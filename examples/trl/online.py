@@ -1,4 +1,4 @@
-"""Online RL by TRL's GRPOTrainer, as another trainer than Athanor's own (docs/online-rl.md, "Handing over to another trainer").
+"""Online RL by TRL's GRPOTrainer, as another trainer than Athanor's own (docs/handing-over.md).
 
     online:
       external:
@@ -11,12 +11,8 @@ Settings are fields of GRPOConfig, and `steps_a_round`: into how many steps the 
 weights of the mixture, and Athanor's verifiers judge the answers: 1 for what ended by itself and is right, else 0.
 """
 
-import contextlib
-import json
 import os
 import random
-import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -26,88 +22,39 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerFast
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from athanor.data.chat import ChatEncoder
 from athanor.data.documents import read_rows
-from athanor.rl.external.contract import Handover, Told, tell
+from athanor.external.contract import Asked, Handover
+from athanor.external.trainers import Watch, resumed
 from athanor.rl.judging import Judges, Said
 from athanor.rl.online.prompts import Curriculum, Pooled
 
 STEPS_A_ROUND = 4
-STATE = "trainer_state.json"  # what transformers writes last into a checkpoint
-
-
-class Watch(TrainerCallback):
-    """Tells how far training is, and ends it with a save where a stop was asked for."""
-
-    def __init__(self, handover: Handover, tokens_a_step: int) -> None:
-        self._handover, self._tokens_a_step = handover, tokens_a_step
-        self._asked = False
-
-    def listen(self) -> None:
-        """Take note of the signal that announces a stop."""
-
-        def note(*_: object) -> None:
-            self._asked = True
-
-        signal.signal(signal.Signals[self._handover.stop.signal], note)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        """Ranks hear of a stop at different times, and must end behind the same step."""
-        asked = torch.tensor([float(self._asked)], device=args.device)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(asked)
-        if asked.item() and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
-        return control
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """What a step measured; the last of all, of the whole run, is another attempt's in part."""
-        if logs and "train_runtime" not in logs:
-            self._tell(state, {name: float(value) for name, value in logs.items() if isinstance(value, int | float)})
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Also where there was nothing left to train."""
-        self._tell(state, {})
-
-    def _tell(self, state: TrainerState, values: Mapping[str, float]) -> None:
-        if state.is_world_process_zero:
-            tell(Path(self._handover.metrics), Told(state.global_step, state.global_step * self._tokens_a_step, values))
 
 
 def main(path: Path) -> int:
     """Train as the handover says; the exit code says whether that is done."""
     handover = Handover.read(path)
+    asked = handover.asked
+    if asked is None:
+        sys.exit(f"{path} asks for {handover.stage}, and this program learns online")
     start = Path(handover.inputs["start"].path)
     prompts = [Pooled.of(row) for row in read_rows(Path(handover.inputs["pool"].path))]
     encoder, tokenizer = ChatEncoder(start), PreTrainedTokenizerFast.from_pretrained(start)
-    config = configured(handover)
+    config = configured(handover, asked)
     a_step = config.per_device_train_batch_size * config.world_size
-    watch = Watch(handover, a_step * handover.asked.sequence_length)
+    watch = Watch(handover, a_step * asked.sequence_length)
     watch.listen()
-    asked = Dataset.from_list([row(prompt, encoder, tokenizer) for prompt in in_their_order(prompts, handover)])
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    rows = Dataset.from_list([row(prompt, encoder, tokenizer) for prompt in in_their_order(prompts, handover, asked)])
+    model, checkpoint = resumed(handover)
     with Judges() as judges:
         reward = reward_by({prompt.id: prompt for prompt in prompts}, encoder, judges)
-        trainer = GRPOTrainer(model, reward, config, train_dataset=asked, processing_class=tokenizer, callbacks=[watch])
-        trainer.train(resume_from_checkpoint=newest(handover))
+        trainer = GRPOTrainer(model, reward, config, train_dataset=rows, processing_class=tokenizer, callbacks=[watch])
+        trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step < config.max_steps:
         return handover.stop.exit_code
     if PartialState().is_main_process:
@@ -115,9 +62,9 @@ def main(path: Path) -> int:
     return 0
 
 
-def configured(handover: Handover) -> GRPOConfig:
+def configured(handover: Handover, asked: Asked) -> GRPOConfig:
     """The settings, and what follows from the handover. Exits where they contradict it."""
-    settings, asked = dict(handover.settings), handover.asked
+    settings = dict(handover.settings)
     steps, ranks = int(settings.pop("steps_a_round", STEPS_A_ROUND)), int(os.environ.get("WORLD_SIZE", "1"))
     a_round = asked.prompts * asked.samples
     if a_round % (steps * ranks):
@@ -154,7 +101,7 @@ def configured(handover: Handover) -> GRPOConfig:
     return config
 
 
-def in_their_order(prompts: Sequence[Pooled], handover: Handover) -> list[Pooled]:
+def in_their_order(prompts: Sequence[Pooled], handover: Handover, asked: Asked) -> list[Pooled]:
     """The prompts of all rounds, tasks by their weights, and of each every prompt before any again."""
 
     @cache
@@ -165,8 +112,8 @@ def in_their_order(prompts: Sequence[Pooled], handover: Handover) -> list[Pooled
         epoch, index = divmod(draw, size)
         return shuffled(size, family, epoch)[index]
 
-    slots = handover.budget.answers // handover.asked.samples
-    curriculum = Curriculum(prompts, handover.asked.mixture, 0.0, slots, order)
+    slots = handover.budget.answers // asked.samples
+    curriculum = Curriculum(prompts, asked.mixture, 0.0, slots, order)
     return curriculum.take(0, slots)
 
 
@@ -194,28 +141,6 @@ def reward_by(prompts: Mapping[str, Pooled], encoder: ChatEncoder, judges: Judge
         return [float(whole and next(verdicts).right) for whole in ended]
 
     return right
-
-
-def newest(handover: Handover) -> str | None:
-    """The checkpoint to go on from, without those that a kill left half written and one that is not to be gone on from."""
-    folder, state = Path(handover.checkpoints), PartialState()
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    whole = [path for path in found if is_whole(path)]
-    kept = whole[:-1] if handover.roll_back else whole
-    state.wait_for_everyone()
-    if state.is_main_process:
-        for path in found:
-            if path not in kept:
-                shutil.rmtree(path)
-    state.wait_for_everyone()
-    return str(kept[-1]) if kept else None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether the file is there that comes last."""
-    with contextlib.suppress(OSError, ValueError):
-        return bool(json.loads((checkpoint / STATE).read_text()))
-    return False
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def test_model_of_another_trainer_is_told_as_such(results: CampaignResults, tmp_
     assert (one.steps, one.tokens, one.measured["loss"][2:4]) == (8, 800, [None, None])
     learnt = replace(results, handed_over=[one])
     page = _page(tmp_path, learnt)
-    assert "handed over to an external trainer" in page and "train &lt;this&gt; {handover}" in page and "crucible 1.2" in page
+    assert "Handed over to an external trainer" in page and "train &lt;this&gt; {handover}" in page and "crucible 1.2" in page
     assert "0.188 → 1.000" in page and "8 steps, 800 tokens" in page and "nan" not in page
     assert "external trainer" not in _page(tmp_path / "bare", results)
     write_results(tmp_path / "results.json", learnt)

@@ -84,9 +84,9 @@ def test_what_it_made_is_exported_asked_and_reported(handed: Project) -> None:
     results = json.loads((handed.folder_of("report/campaign") / "results.json").read_text())
     assert {"base", "sft", "online"} == {row["model"] for row in results["answers"]}
     [told] = results["handed_over"]
-    assert (told["model"], told["steps"]) == ("model", STEPS) and "online" not in results
+    assert (told["model"], told["steps"]) == ("online/model", STEPS) and "online" not in results
     page = (handed.folder_of("report/campaign") / "summary.html").read_text()
-    assert "handed over to an external trainer" in page and SCRIPT in page
+    assert "Handed over to an external trainer" in page and SCRIPT in page
     start, learnt = (load_file(handed.folder_of(f"export/{name}") / "model" / "model.safetensors") for name in ("sft", "online"))
     assert any(not (start[name] == learnt[name]).all() for name in start), "it has learnt"
 

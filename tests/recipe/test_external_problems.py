@@ -1,16 +1,19 @@
-"""Online RL that is handed over: what the check refuses, and what decides who the model is."""
+"""Training that is handed over: what the check refuses, and what decides who the model is."""
 
 from typing import Any
 
 import pytest
 
-from athanor.recipe.external import COUNT
+from athanor.recipe.external import COUNT, PRETRAIN_COUNT
+from athanor.recipe.graph import GIVEN, SHUFFLED
 from athanor.recipe.lifecycle import Lifecycle
 from athanor.recipe.schema.online import Online
+from athanor.recipe.schema.training import Pretrain
 from tests.recipe.projects import Project, base, put
 from tests.recipe.schema_walk import ONLINE, problems_with, with_entries
 
 COMMAND = {"online.external.command": "train {handover}"}
+PRETRAIN = {"pretrain.external.command": "train {handover}", "pretrain.shuffled_control": False}
 TRAINERS_OWN = {"online.decay_tokens": 0, "online.batch_switches": []}  # which the walked recipe has
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "settings of nobody": (
@@ -64,6 +67,23 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         COMMAND | {"online.token_budget": "700K"},
         "online.token_budget='700K': not a number of whole rounds",
     ),
+    "milestone by a command that is told nothing": (
+        {"pretrain.external.command": "train"},
+        "pretrain.external.command='train': does not say {handover}, which the stage fills in",
+    ),
+    "settings of no trainer of milestones": (
+        {"pretrain.external.settings": {"lr": 1}},
+        "pretrain.external.settings={'lr': 1}: belongs to no trainer; give pretrain.external.command, or leave it out",
+    ),
+    "file of a milestone's trainer that is not there": (
+        PRETRAIN | {"pretrain.external.files": ["train.py"]},
+        "pretrain.external.files[0]='train.py': no such file; relative paths start at ",
+    ),
+    "rate that no trainer of milestones goes by": (
+        PRETRAIN | {"pretrain.lr": 4e-4},
+        "pretrain.lr=0.0004: Athanor's trainer alone goes by it, and pretrain.external.command trains; say it in "
+        "pretrain.external.settings, and leave it out here",
+    ),
     "setting that is nothing": (
         COMMAND | {"online.external.settings": {"a": {"b": None}}},
         "online.external.settings.a.b: expected text, a number, true or false, or a list of them",
@@ -102,9 +122,15 @@ def test_controls_go_by_athanors_own_keys(written: Project) -> None:
     assert any(one.startswith("online.batch_tokens=6144: a round of") for one in wrong), "and by its rules"
 
 
+def test_control_of_pretraining_goes_by_athanors_own_keys(written: Project) -> None:
+    changes = PRETRAIN | {"pretrain.lr": 4e-4, "pretrain.shuffled_control": True}
+    assert not [one for one in problems_with(written, changes) if one.startswith("pretrain.lr")]
+
+
 def test_every_key_either_counts_or_is_told_not_to() -> None:
-    names = {name.partition(".")[0] for name in COUNT}
-    assert names <= set(Online.__dataclass_fields__), "no key of another name"
+    for counts, section in ((COUNT, Online), (PRETRAIN_COUNT, Pretrain)):
+        names = {name.partition(".")[0] for name in counts}
+        assert names <= set(section.__dataclass_fields__), "no key of another name"
 
 
 def prints(project: Project, **changes: Any) -> dict[str, str]:
@@ -135,3 +161,26 @@ def test_command_settings_and_bytes_of_files_are_the_models_identity_and_not_the
     made.append(prints(written, **known)["model"])
     assert len({handed["model"], *made}) == len(others) + 2
     assert prints(written, **known, external__version="python --version")["model"] == made[-1]
+
+
+def test_milestones_of_another_trainer_are_made_of_the_exported_start(written: Project) -> None:
+    data = with_entries(base())
+    put(data, "pretrain.shuffled_control", True)
+    written.write("whole", data)
+    ours = Lifecycle(written.load(name="whole"), written.root)
+    put(data, "pretrain.external.command", "train {handover}")
+    written.write("whole", data)
+    theirs = Lifecycle(written.load(name="whole"), written.root)
+    before = "export/untrained"
+    for artifact in theirs.of("pretrain"):
+        if artifact.instance == SHUFFLED:
+            assert artifact.fingerprint == ours["pretrain/shuffled"].fingerprint and GIVEN not in artifact.upstreams
+            continue
+        assert artifact.upstreams[GIVEN].name == before
+        assert artifact.fingerprint != ours[artifact.name].fingerprint
+        before = f"export/{artifact.instance}"
+    assert theirs["export/untrained"].fingerprint == ours["export/untrained"].fingerprint
+    put(data, "pretrain.external.settings", {"lr": 1e-5})
+    written.write("whole", data)
+    last = theirs.of("pretrain")[0]
+    assert Lifecycle(written.load(name="whole"), written.root)[last.name].fingerprint != last.fingerprint

@@ -40,7 +40,7 @@ GOLDEN: dict[str, str] = {
     "evaluate/untrained": "evaluate/0d66f546df3b530d",
     "export/1M": "export/452e51a73532b8c2",
     "evaluate/1M": "evaluate/30e13e74e966d6af",
-    "report/campaign": "report/27c4a39ca5c5e3d1",
+    "report/campaign": "report/ae2a4b881d996c41",
 }
 
 

@@ -118,6 +118,10 @@ RERUN: dict[str, tuple[Any, frozenset[str]]] = {
     "pretrain.log_every_steps": (1, NOTHING),
     "pretrain.average": (2, REPORT | {"average", "evaluate"}),  # a model beside the others
     "pretrain.shuffled_control": (False, REPORT),
+    "pretrain.external.command": ("train {handover}", PRETRAIN),
+    "pretrain.external.files": (["train.py"], NOTHING),  # of no command, as the rest
+    "pretrain.external.version": ("train --version", NOTHING),
+    "pretrain.external.settings": ({"lr": 1e-6}, NOTHING),
     "pretrain.optimizer.name": ("lion", PRETRAIN),
     "pretrain.optimizer.beta3": (0.9, NOTHING),  # which AdamW has not
     "pretrain.optimizer.momentum": (0.9, NOTHING),

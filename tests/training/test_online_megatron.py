@@ -15,7 +15,7 @@ from athanor.recipe.schema.online import Online
 from athanor.recipe.schema.recipe import Export, Recipe
 from athanor.recipe.schema.training import Checkpoint, Parallel
 from athanor.training.checkpoints import FINAL
-from tests.rl.external.test_trl import tokenizer
+from tests.external.test_trl import tokenizer
 from tests.training import processes
 from tests.training.given_answers import ROUNDS, SAMPLES
 from tests.training.layouts import LAYOUTS

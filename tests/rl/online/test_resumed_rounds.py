@@ -23,7 +23,7 @@ from athanor.training.deepspeed.answer_log_probs import shared_log_probs
 from athanor.training.deepspeed.model_folder import write_model
 from athanor.training.deepspeed.online import PolicyLoss
 from athanor.training.rounds import Weights
-from tests.rl.external.test_trl import tokenizer
+from tests.external.test_trl import tokenizer
 
 __all__ = ["tokenizer"]  # a fixture
 SETTINGS = Online(

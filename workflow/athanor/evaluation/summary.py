@@ -194,11 +194,11 @@ def _handed_over(models: Sequence[HandedOver]) -> str:
     """Measurements are the other trainer's own, under its own names."""
     parts = []
     for one in models:
-        told = f"{one.model}: {one.steps:,} steps, {one.tokens:,} tokens,"
+        told = f"{one.steps:,} steps, {one.tokens:,} tokens,"
         by = f"by <code>{escape(one.trainer)}</code> {escape(one.version)}"
         rows = [[escape(name), _moved(values)] for name, values in one.measured.items()]
         table = _table(["its own measurement", "first quarter → last"], rows, model_column=1) if rows else ""
-        parts.append(f"<h2>Online RL: handed over to an external trainer</h2>\n<p>{told} {by}</p>\n{table}")
+        parts.append(f"<h2>Handed over to an external trainer: {escape(one.model)}</h2>\n<p>{told} {by}</p>\n{table}")
     return "\n".join(parts)
 
 

@@ -52,7 +52,7 @@ STAGES: dict[str, Stage] = {
         Stage("pool", 2, ("torch", "transformers", "reasoning-gym")),
         Stage("online", 4, ("torch", "deepspeed", "transformers", "reasoning-gym")),
         Stage("evaluate", 1, ("torch", "transformers", "lm-eval")),
-        Stage("report", 5, ("matplotlib",)),
+        Stage("report", 6, ("matplotlib",)),
     )
 }
 
@@ -69,6 +69,7 @@ ALONE = "alone"  # the reward model that is fine-tuned without having been train
 MORE = "more"  # the control that goes on with the conversations of fine-tuning
 ADAPTED = "adapted"  # what an adapter is beside, where training goes on from an earlier point of the same
 CHECKPOINT = "checkpoint"  # of a model that is given in its exported form, too
+GIVEN = "given"  # the start of a training in the form that another trainer reads
 EXCHANGED = "exchanged"  # the control that prefers the wrong answer in half of the pairs
 
 

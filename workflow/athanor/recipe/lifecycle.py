@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from athanor.recipe.exports import export_of
-from athanor.recipe.graph import AVERAGE, HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
+from athanor.recipe.external import external_pretrain_section
+from athanor.recipe.graph import AVERAGE, GIVEN, HELD_OUT, SHUFFLED, UNTRAINED, Artifact, Graph
 from athanor.recipe.post_training import post_train
 from athanor.recipe.reward import write_triples
 from athanor.recipe.reward_training import train_reward_model
@@ -47,11 +48,15 @@ def _lay_out(r: Recipe, graph: Graph) -> None:
 
     start = graph.add("initialize", "model", start_section(r), {})
     milestones: dict[str, Artifact] = {}
-    last = start
+    last, before = start, UNTRAINED
     for end in [*r.pretrain.milestone_tokens, r.pretrain.token_budget]:
-        section = pretrain_section(r, end, TokenOrder.NATURAL)
         label = format_quantity(end, Unit.TOKENS)
-        milestones[label] = last = graph.add("pretrain", label, section, {"start": last, **tokens})
+        section, upstreams = pretrain_section(r, end, TokenOrder.NATURAL), {"start": last, **tokens}
+        if r.pretrain.external.command:
+            section = external_pretrain_section(r, end, graph.project)
+            upstreams[GIVEN] = export_of(graph, before, last, tokenizer)
+        milestones[label] = last = graph.add("pretrain", label, section, upstreams)
+        before = label
     curves = dict(milestones)
     if r.pretrain.shuffled_control:
         section = pretrain_section(r, r.pretrain.token_budget, TokenOrder.SHUFFLED)

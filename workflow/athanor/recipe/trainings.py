@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
-from athanor.recipe.external import is_handed_over, trains_online
+from athanor.recipe.external import is_handed_over, trains_online, trains_pretraining
 from athanor.recipe.layouts import illegal_batches, illegal_layout
 from athanor.recipe.precisions import illegal_precision
 from athanor.recipe.problems import Problem
@@ -33,9 +33,10 @@ def illegal_training(r: Recipe) -> Iterator[Problem]:
         known, of = (r.data.sources, "source") if section == "pretrain" else (r.sft.tasks, "task")
         yield from _lengths(r, settings, section)
         yield from illegal_layout(r.model, settings, section)
-        yield from illegal_batches(settings, section)
         yield from illegal_precision(r, settings, section)
-        yield from _schedule(settings, section)
+        if section != "pretrain" or trains_pretraining(r):
+            yield from illegal_batches(settings, section)
+            yield from _schedule(settings, section)
         if section == "pretrain" and settings.optimizer.name is not OptimizerName.ADAMW:
             advice = "Megatron trains here, whose distributed optimizer is AdamW; use adamw"
             yield Problem(f"{section}.optimizer.name", settings.optimizer.name.value, advice)

@@ -1,4 +1,4 @@
-"""Online RL that another trainer does: its command with a handover, watched, stopped and started again like any stage.
+"""Training that another trainer does: its command with a handover, watched, stopped and started again like any stage.
 
 Below the artifact's folder, `external/003/` has what the third attempt was told and told itself, and `external/checkpoints` is
 the trainer's own until the model is there.
@@ -11,23 +11,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.artifacts.files import secure_tree, write_atomically
-from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
-from athanor.models.folder_files import MODEL_FOLDER, OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
-from athanor.recipe.command_template import problem_with_template
-from athanor.recipe.external import HANDOVER, file_digests
-from athanor.recipe.loading import project_folder
-from athanor.rl.child import Child
-from athanor.rl.external.contract import (
+from athanor.artifacts.run import Input, StageError, StageRun, Stopped
+from athanor.external.contract import (
     CONTRACT,
     METRICS_FILE,
     SAVED,
     Asked,
     Budget,
     ContractError,
+    Corpus,
     Follower,
     Given,
     Handover,
@@ -36,8 +33,13 @@ from athanor.rl.external.contract import (
     finite,
     join_told,
 )
-from athanor.rl.external.result import ResultError, require_weights_like
-from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE
+from athanor.external.result import ResultError, require_weights_like
+from athanor.models.folder_files import MODEL_FOLDER, OPTIONAL_TOKENIZER_FILES, TOKENIZER_FILES
+from athanor.recipe.command_template import problem_with_template
+from athanor.recipe.external import HANDOVER, file_digests
+from athanor.recipe.loading import project_folder
+from athanor.recipe.schema.external import External
+from athanor.rl.child import Child
 
 EXTERNAL = "external"
 POLL_SECONDS = 0.2
@@ -90,35 +92,76 @@ class Place:
         return sorted((self.folder / EXTERNAL).glob("[0-9]*"))
 
 
-def hand_over(stage: StageRun) -> Outcome:
-    """Have the recipe's `online.external` train; leaves `model/` and `metrics.jsonl`.
+@dataclass(frozen=True)
+class Deal:
+    """What another trainer is to make."""
+
+    section: str  # of the recipe, for errors
+    external: External
+    start: Input  # the artifact whose `model/` the result must be like
+    inputs: Mapping[str, Given]
+    budget: Budget
+    asked: Asked | None = None
+    corpus: Corpus | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a model came to be that is there: the lines of all attempts, and what the manifest says of who made it."""
+
+    lines: Sequence[Told]
+    trainer: Mapping[str, str]
+
+    @property
+    def last(self) -> Told:
+        """How far it has come."""
+        return self.lines[-1]
+
+    def values(self) -> dict[str, float]:
+        """What was told last of everything that was measured."""
+        return finite({name: value for line in self.lines for name, value in line.values.items()})
+
+
+def hand_over(stage: StageRun, deal: Deal) -> None:
+    """Have the deal's trainer train; leaves `model/` and `metrics.jsonl`, and computes nothing where they are there.
 
     Raises Stopped where the trainer was stopped or asks to be started again, TrainerError where it fails, and StageError where
     what it tells or leaves is not what the contract says.
     """
     place = Place(stage.folder, stage.attempt)
     if place.model.is_dir():
-        return _outcome(stage, place) if stage.rank == 0 else Outcome(())
-    words = _words(stage, place)
+        return
+    words = _words(deal, place)
     if stage.rank == 0:
-        _begin(stage, place)
-    else:
-        while not place.handover.is_file():
-            if place.model.is_dir():
-                return Outcome(())
-            _end_if_asked(stage)
-            time.sleep(POLL_SECONDS)
-    told = _train(stage, place, words)
-    if stage.rank != 0:
-        return Outcome(())
-    _take(stage, place, told)
-    return _outcome(stage, place)
+        _begin(stage, deal, place)
+    elif not await_rank_0(stage, lambda: place.handover.is_file() or place.model.is_dir()) or place.model.is_dir():
+        return
+    told = _train(stage, deal, place, words)
+    if stage.rank == 0:
+        _take(stage, deal, place, told)
 
 
-def _words(stage: StageRun, place: Place) -> list[str]:
-    command = stage.recipe.online.external.command
+def await_rank_0(stage: StageRun, done: Callable[[], bool]) -> bool:
+    """Wait for what rank 0 makes, as ranks of another trainer's have no process group here. Raises Stopped."""
+    while not done():
+        _end_if_asked(stage)
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def made(stage: StageRun, deal: Deal) -> Made:
+    """Of the model that is there; the trainer's own checkpoints have had their day. Called by rank 0."""
+    place = Place(stage.folder, stage.attempt)
+    shutil.rmtree(place.checkpoints, ignore_errors=True)
+    versions = [path.read_text().strip() for attempt in place.attempts() if (path := attempt / "version.txt").is_file()]
+    trainer = {"command": deal.external.command, "version": versions[-1], **file_digests(deal.external, project_folder())}
+    return Made(list(Follower(stage.folder / METRICS_FILE).new()), trainer)
+
+
+def _words(deal: Deal, place: Place) -> list[str]:
+    command = deal.external.command
     if problem := problem_with_template(command, (HANDOVER,), {HANDOVER}):
-        raise StageError(f"online.external.command {command!r} {problem}")
+        raise StageError(f"{deal.section}.external.command {command!r} {problem}")
     return [word.format(handover=place.handover) for word in shlex.split(command)]
 
 
@@ -127,24 +170,24 @@ def _end_if_asked(stage: StageRun) -> None:
         raise Stopped(f"{stage.stage}/{stage.instance}, before its trainer began")
 
 
-def _begin(stage: StageRun, place: Place) -> None:
+def _begin(stage: StageRun, deal: Deal, place: Place) -> None:
     """Lay out what the trainer finds; the handover comes last."""
     _end_if_asked(stage)
     for before in place.attempts():
         shutil.rmtree(before / place.output.name, ignore_errors=True)
     place.checkpoints.mkdir(parents=True, exist_ok=True)
     place.output.mkdir(parents=True)
-    version = _version(stage)
+    version = _version(deal)
     write_atomically(place.here / "version.txt", version + "\n")
-    external = stage.recipe.online.external
+    external = deal.external
     stage.spool.params({"trainer": {"command": external.command, "version": version, "files": ", ".join(external.files)}})
-    _handover(stage, place).write(place.handover)
+    _handover(stage, deal, place).write(place.handover)
     print(f"{external.command.split()[0]} ({version or 'no version told'}) trains; its log is {_log(stage, place)}", flush=True)
 
 
-def _version(stage: StageRun) -> str:
+def _version(deal: Deal) -> str:
     """The first line that the trainer's command of its version prints."""
-    command = stage.recipe.online.external.version
+    command = deal.external.version
     if not command:
         return ""
     try:
@@ -159,7 +202,7 @@ def _version(stage: StageRun) -> str:
             check=True,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise StageError(f"online.external.version {command!r} tells no version: {error}") from error
+        raise StageError(f"{deal.section}.external.version {command!r} tells no version: {error}") from error
     return next(iter(said.stdout.splitlines()), "").strip()
 
 
@@ -169,27 +212,24 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "ATHANOR_PROJECT": str(project_folder())}
 
 
-def _handover(stage: StageRun, place: Place) -> Handover:
-    o, start, pool = stage.recipe.online, stage.input_named("start"), stage.input_named("pool")
+def _handover(stage: StageRun, deal: Deal, place: Place) -> Handover:
+    start = Given(str((deal.start.folder / MODEL_FOLDER).absolute()), deal.start.fingerprint)
     return Handover(
         contract=CONTRACT,
         stage=f"{stage.stage}/{stage.instance}",
         fingerprint=stage.fingerprint,
         attempt=stage.attempt,
-        inputs={
-            "start": Given(str((start.folder / MODEL_FOLDER).absolute()), start.fingerprint),
-            "pool": Given(str((pool.folder / POOL_FILE).absolute()), pool.fingerprint),
-            "watched": Given(str((pool.folder / WATCHED_FILE).absolute()), pool.fingerprint),
-        },
+        inputs={"start": start, **deal.inputs},
         seed=stage.recipe.seed,
-        budget=Budget(o.token_budget, o.token_budget // o.sequence_length),
-        asked=Asked(dict(o.mixture), o.prompts, o.samples, o.max_new_tokens, o.sequence_length),
-        settings=dict(o.external.settings),
+        budget=deal.budget,
+        settings=dict(deal.external.settings),
         checkpoints=str(place.checkpoints.absolute()),
         roll_back=stage.roll_back,
         output=str(place.output.absolute()),
         metrics=str((place.here / METRICS_FILE).absolute()),
         stop=Stop(signal.SIGTERM.name, _grace_seconds(), SAVED),
+        asked=deal.asked,
+        corpus=deal.corpus,
     )
 
 
@@ -201,14 +241,14 @@ def _log(stage: StageRun, place: Place) -> Path:
     return place.here / f"rank-{stage.rank}.log"
 
 
-def _train(stage: StageRun, place: Place, words: list[str]) -> Told | None:
+def _train(stage: StageRun, deal: Deal, place: Place, words: list[str]) -> Told | None:
     """Run the trainer of this rank to its end. What it told last, which is of rank 0 alone."""
-    budget = stage.recipe.online.token_budget
+    budget = deal.budget.tokens
     follower, asked = Follower(place.here / METRICS_FILE), 0.0
     try:  # without parents a killed stage would leave it training beside the next attempt
         child = Child(words, _log(stage, place), signal.SIGKILL, project_folder(), _environment())
     except OSError as error:
-        raise StageError(f"online.external.command cannot be started: {error}") from error
+        raise StageError(f"{deal.section}.external.command cannot be started: {error}") from error
     try:
         running = True
         while running:
@@ -245,9 +285,9 @@ def _follow(stage: StageRun, follower: Follower, budget: int) -> None:
         raise StageError(f"the trainer tells what cannot be read: {error}") from error
 
 
-def _take(stage: StageRun, place: Place, told: Told | None) -> None:
+def _take(stage: StageRun, deal: Deal, place: Place, told: Told | None) -> None:
     """Look at what was left, and make it the artifact's model, which is the last thing that happens."""
-    budget, start = stage.recipe.online.token_budget, stage.input_named("start").folder / MODEL_FOLDER
+    budget, start = deal.budget.tokens, deal.start.folder / MODEL_FOLDER
     if told is None or told.tokens < budget:
         at = f"{told.tokens} of {budget} tokens" if told else f"no line in {place.here / METRICS_FILE}"
         raise StageError(
@@ -265,17 +305,3 @@ def _take(stage: StageRun, place: Place, told: Told | None) -> None:
     write_atomically(stage.folder / METRICS_FILE, "".join(line.line() for line in lines))
     secure_tree(place.output)  # a model that is there is a whole one, also after a power cut
     os.replace(place.output, place.model)
-
-
-def _outcome(stage: StageRun, place: Place) -> Outcome:
-    shutil.rmtree(place.checkpoints, ignore_errors=True)
-    lines = list(Follower(stage.folder / METRICS_FILE).new())
-    last, values = lines[-1], {name: value for line in lines for name, value in line.values.items()}
-    external, pool = stage.recipe.online.external, stage.input_named("pool")
-    versions = [path.read_text().strip() for attempt in place.attempts() if (path := attempt / "version.txt").is_file()]
-    trainer = {"command": external.command, "version": versions[-1], **file_digests(external, project_folder())}
-    described = {"tokens": last.tokens, "pool": pool.fingerprint, "trainer": external.command, "trainer_version": versions[-1]}
-    stage.spool.model(f"{stage.stage}-{stage.instance}", last.step, MODEL_FOLDER, described, source="huggingface")
-    answers = last.tokens // stage.recipe.online.sequence_length
-    counters: dict[str, int | str] = {"step": last.step, "tokens": last.tokens, "answers": answers}
-    return Outcome((MODEL_FOLDER, METRICS_FILE), counters, finite(values), trainer)

@@ -15,7 +15,7 @@ from athanor.recipe.schema.choices import Backend
 from athanor.rl.online.browser import THROUGH_TRAINING_FILE, write_through_training
 from athanor.rl.online.prompts import POOL_FILE, WATCHED_FILE, Pooled
 from athanor.rl.online.rounds import LEDGER, Made, path_of, read_ledger, read_round, settle_accounts
-from athanor.stages.external import hand_over
+from athanor.stages.online_external import learn_elsewhere
 from athanor.stages.pretrain import failures_so_far
 from athanor.stages.round_answers import Asked
 from athanor.stages.rounds import OnlineRounds
@@ -31,10 +31,10 @@ def run(stage: StageRun) -> Outcome:
 
     Beside what every training leaves: `rounds/`, `ledger.jsonl`, `through_training.html`, answers to the same prompts, and
     `points/`, the weights that the last rounds began with, where their mean is wanted. Where another trainer makes the model,
-    `stages/external.py` says what it leaves.
+    `stages/online_external.py` says what it leaves.
     """
     if stage.instance == "model" and stage.recipe.online.external.command:
-        return hand_over(stage)
+        return learn_elsewhere(stage)
     settings, start = stage.recipe.online, stage.input_named("start").folder / MODEL_FOLDER
     pool = stage.input_named("pool").folder
     prompts = {prompt.id: prompt for prompt in map(Pooled.of, read_rows(pool / POOL_FILE))}

@@ -8,7 +8,7 @@ from athanor.artifacts.run import Outcome, StageRun
 from athanor.cluster.failures import machine_failures
 from athanor.data.mixture import Mixture
 from athanor.data.windows import held_out_sequences, held_out_shards, training_shards
-from athanor.recipe.graph import SHUFFLED, TRAINING
+from athanor.recipe.graph import GIVEN, SHUFFLED, TRAINING
 from athanor.recipe.schema.choices import TokenOrder
 from athanor.recipe.schema.recipe import Recipe
 from athanor.recipe.units import Unit, parse_quantity
@@ -23,7 +23,12 @@ def run(stage: StageRun) -> Outcome:
     """Train from the artifact `start` to this milestone's end."""
     recipe, shuffled = stage.recipe, stage.instance == SHUFFLED
     p = recipe.pretrain
-    folders = {name: upstream.folder for name, upstream in stage.inputs.items() if name != "start"}
+    tokens = {name: upstream for name, upstream in stage.inputs.items() if name not in ("start", GIVEN)}
+    folders = {name: upstream.folder for name, upstream in tokens.items()}
+    if p.external.command and not shuffled:
+        from athanor.stages.pretrain_external import pretrain_elsewhere  # with transformers, which nothing else here needs
+
+        return pretrain_elsewhere(stage, tokens, lambda: _held_out(recipe, held_out_shards(folders)))
     order = TokenOrder.SHUFFLED if shuffled else TokenOrder.NATURAL
     task = Task(
         settings=p,

@@ -23,11 +23,11 @@ from athanor.evaluation.results import (
 from athanor.evaluation.rounds import HandedOver, OnlineRounds, handed_over, rounds_of
 from athanor.evaluation.scores import SCORES_FILE, compare_scores, read_scores
 from athanor.evaluation.summary import SUMMARY_FILE, write_summary
+from athanor.external.contract import METRICS_FILE
 from athanor.recipe.graph import FINE_TUNED, SHUFFLED, UNTRAINED
 from athanor.recipe.mixture_search import SEARCH, mixtures
 from athanor.rl.answers import RATES_FILE
 from athanor.rl.difficulty import DIFFICULTY_FILE
-from athanor.rl.external.contract import METRICS_FILE
 from athanor.rl.online.rounds import read_metrics
 from athanor.rl.selection import SELECTION_FILE
 
@@ -105,10 +105,11 @@ def _online(stage: StageRun) -> list[OnlineRounds]:
 
 def _handed_over(stage: StageRun) -> list[HandedOver]:
     found = []
-    for artifact in _of(stage, "online"):
+    for artifact in [*_of(stage, "pretrain"), *_of(stage, "online")]:
         if trainer := artifact.manifest.provenance.trainer:
             lines = (artifact.folder / METRICS_FILE).read_text().splitlines()
-            found.append(handed_over(artifact.instance, trainer, [json.loads(line) for line in lines]))
+            name = f"{artifact.manifest.result.stage}/{artifact.instance}"
+            found.append(handed_over(name, trainer, [json.loads(line) for line in lines]))
     return found
 
 

@@ -25,11 +25,16 @@ def write_import(plan: Import, into: Path, progress: Callable[[int, int], None])
 
     An interrupted call is continued. `progress` is told (bytes done, bytes in all), and may raise to stop.
     """
-    beside, final = into / f".{FINAL}.writing", into / FINAL
     keep(plan.folder, plan.model, into / HUGGINGFACE)
+    write_weights(plan, into, Position(), progress)
+
+
+def write_weights(plan: Import, into: Path, position: Position, progress: Callable[[int, int], None]) -> None:
+    """As `write_import`, of weights that were trained up to `position`; `into`/checkpoint alone."""
+    beside, final = into / f".{FINAL}.writing", into / FINAL
     files = write_checkpoint(plan, beside, progress)
     # No layout wrote it: the weights load into any, and there is nothing else.
-    state = State(Position(), layout={}, optimizer=False, files=files)
+    state = State(position, layout={}, optimizer=False, files=files)
     write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(state)})
     os.replace(beside, final)
 

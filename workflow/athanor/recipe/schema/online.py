@@ -1,9 +1,9 @@
 """Online RL: the problems that are asked, what an answer is worth, and what is learnt from it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from athanor.recipe.schema.choices import Backend, Comparison, Grain, OnlineControl, OnlineStart, PolicyLoss, RewardEngine, Route
+from athanor.recipe.schema.external import External
 from athanor.recipe.schema.keys import key
 from athanor.recipe.schema.post_training import PassRateFilter
 from athanor.recipe.schema.training import Training, Zero
@@ -65,23 +65,6 @@ class Judging:
     model: str = key("", "as the endpoint calls it")
     rubric: str = key("Is it correct, complete and to the point?", "what makes an answer good, as the judge is told")
     max_new_tokens: int = key(1024, "tokens of a verdict, at most, with what is thought before it", unit=Unit.TOKENS, above=0)
-
-
-@dataclass
-class External:
-    """Another trainer for `model`; controls stay with Athanor's (docs/online-rl.md, "Handing over to another trainer").
-
-    Its own packages are no part of the identity, but a lock file among `files` is.
-    """
-
-    command: str = key(
-        "",
-        "runs it, without a shell, in the project's folder and once a rank; {handover} is the file that says what is to be "
-        "learnt. Empty: Athanor's own trainer",
-    )
-    files: list[str] = key([], "its scripts and settings, relative to the project: what they hold is identity")
-    version: str = key("", "a command whose first line of output is recorded with the result (not identity)")
-    settings: dict[str, Any] = key({}, "handed over as they are", nested=True)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from athanor.recipe.schema.choices import (
     Schedule,
     SpikeAction,
 )
+from athanor.recipe.schema.external import External
 from athanor.recipe.schema.keys import key
 from athanor.recipe.units import Unit
 
@@ -189,3 +190,4 @@ class Pretrain(Training):
     milestone_tokens: list[int] = key([], "earlier milestones, in tokens trained", unit=Unit.TOKENS, above=0)
     average: int = key(0, "last so many milestones, the end among them, whose mean weights are evaluated; 0: none", low=0)
     shuffled_control: bool = key(False, "also train the negative control: the same model on shuffled tokens")
+    external: External = key(External(), "another trainer instead of Athanor's own, for the milestones")

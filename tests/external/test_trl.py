@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from athanor.artifacts.run import StageRun
 from athanor.data.chat import ChatEncoder
+from athanor.external.contract import CONTRACT, Asked, Budget, Handover, Stop
+from athanor.external.trainers import newest
 from athanor.recipe.schema.choices import Route
 from athanor.recipe.schema.online import Online
 from athanor.recipe.schema.recipe import Recipe
-from athanor.rl.external.contract import CONTRACT, Asked, Budget, Handover, Stop
 from athanor.rl.judging import Judges
 from athanor.rl.online.prompts import Pooled
 from athanor.rl.online.rounds import Answered
@@ -24,6 +25,7 @@ from athanor.rl.rollouts.sampling import Finish
 from athanor.stages.rewarding import Rewarder
 from tests.lifecycle.project import CHECKOUT
 
+ASKED = Asked({"sums": 3.0, "names": 1.0}, prompts=4, samples=2, max_new_tokens=8, sequence_length=32)
 SPECIAL = ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
 SAID = [("12", True), ("12", False), ("13", True), (" 12 ", True), ("", True), ("twelve", True)]  # and whether it ended by itself
 
@@ -56,7 +58,6 @@ def pooled(name: str, task: str = "sums") -> Pooled:
 
 
 def handover(folder: Path, **changes: Any) -> Handover:
-    asked = Asked({"sums": 3.0, "names": 1.0}, prompts=4, samples=2, max_new_tokens=8, sequence_length=32)
     told: dict[str, Any] = {
         "contract": CONTRACT,
         "stage": "online/model",
@@ -65,7 +66,7 @@ def handover(folder: Path, **changes: Any) -> Handover:
         "inputs": {},
         "seed": 1,
         "budget": Budget(tokens=8 * 8 * 32, answers=64),
-        "asked": asked,
+        "asked": ASKED,
         "settings": {},
         "checkpoints": str(folder),
         "roll_back": False,
@@ -113,28 +114,28 @@ def test_prompt_is_read_again_as_the_tokens_that_training_saw(example: ModuleTyp
 
 def test_tasks_come_by_their_weights_and_every_prompt_before_any_again(example: ModuleType, tmp_path: Path) -> None:
     prompts = [pooled(f"sums/{n}") for n in range(6)] + [pooled(f"names/{n}", "names") for n in range(6)]
-    asked = example.in_their_order(prompts, handover(tmp_path))
+    asked = example.in_their_order(prompts, handover(tmp_path), ASKED)
     assert len(asked) == 32 and Counter(prompt.task for prompt in asked) == {"sums": 24, "names": 8}
     counted = Counter(prompt.id for prompt in asked if prompt.task == "sums")
     assert set(counted.values()) == {4}
     assert (
         asked
-        == example.in_their_order(prompts, handover(tmp_path))
-        != example.in_their_order(prompts, handover(tmp_path, seed=2))
+        == example.in_their_order(prompts, handover(tmp_path), ASKED)
+        != example.in_their_order(prompts, handover(tmp_path, seed=2), ASKED)
     )
 
 
-def test_half_written_checkpoint_and_one_to_go_back_behind_are_not_gone_on_from(example: ModuleType, tmp_path: Path) -> None:
+def test_half_written_checkpoint_and_one_to_go_back_behind_are_not_gone_on_from(tmp_path: Path) -> None:
     for step in (2, 4, 10):
         (folder := tmp_path / f"checkpoint-{step}").mkdir()
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}) if step < 10 else '{"glob')
-    assert example.newest(handover(tmp_path)) == str(tmp_path / "checkpoint-4") and not (tmp_path / "checkpoint-10").exists()
-    assert example.newest(handover(tmp_path, roll_back=True)) == str(tmp_path / "checkpoint-2")
-    assert example.newest(handover(tmp_path, roll_back=True)) is None and not list(tmp_path.glob("checkpoint-*"))
+    assert newest(handover(tmp_path)) == str(tmp_path / "checkpoint-4") and not (tmp_path / "checkpoint-10").exists()
+    assert newest(handover(tmp_path, roll_back=True)) == str(tmp_path / "checkpoint-2")
+    assert newest(handover(tmp_path, roll_back=True)) is None and not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_setting_that_follows_from_the_recipe_is_refused(example: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"online\.external\.settings\.max_steps follows from the recipe; leave it out"):
-        example.configured(handover(tmp_path, settings={"max_steps": 3}))
+        example.configured(handover(tmp_path, settings={"max_steps": 3}), ASKED)
     with pytest.raises(SystemExit, match="steps_a_round=3: a round of 8 answers does not cut into so many steps of 1 ranks"):
-        example.configured(handover(tmp_path, settings={"steps_a_round": 3}))
+        example.configured(handover(tmp_path, settings={"steps_a_round": 3}), ASKED)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Budget:
-    """What is to be learnt from: tokens, and answers, which count `sequence_length` tokens each."""
+    """What is to be learnt from: tokens, and of online RL answers, which count `sequence_length` tokens each."""
 
     tokens: int
-    answers: int
+    answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,22 @@ class Asked:
     samples: int
     max_new_tokens: int
     sequence_length: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What pretraining reads: weights of sources, windows of `sequence_length` tokens, and the tokens.
+
+    Of each source the folders `shards`, in their order, and `held_out`, which is not to be trained on: each has `tokens.bin` and
+    `tokens.idx`, which Megatron-Core's IndexedDataset reads. `step` and `tokens` were learnt before: lines count on from there.
+    """
+
+    mixture: Mapping[str, float]
+    sequence_length: int
+    shards: Mapping[str, Sequence[str]]
+    held_out: Mapping[str, str]
+    step: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -64,19 +80,20 @@ class Handover:
     """What another trainer is told; all paths are absolute."""
 
     contract: int
-    stage: str  # online/model
+    stage: str  # online/model, pretrain/400K
     fingerprint: str
     attempt: int  # from 1
-    inputs: Mapping[str, Given]  # start: a Hugging Face folder; pool, watched: prompts, gzipped JSON lines
+    inputs: Mapping[str, Given]  # start: a Hugging Face folder; online: pool, watched: prompts, gzipped JSON lines
     seed: int
     budget: Budget
-    asked: Asked
     settings: Mapping[str, Any]
     checkpoints: str  # a folder that outlives attempts, for what the trainer wants to go on from
     roll_back: bool  # go on from before the newest of these
     output: str  # an empty folder: an ordinary Hugging Face folder when the program exits with 0
     metrics: str  # a file that is appended to: {"step": 3, "tokens": 6144, NAME: NUMBER …} a line
     stop: Stop
+    asked: Asked | None = None  # of online RL
+    corpus: Corpus | None = None  # of pretraining
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -89,9 +106,10 @@ class Handover:
             data = json.loads(path.read_text())
             if data["contract"] != CONTRACT:
                 raise ContractError(f"{path} has contract {data['contract']}, this program knows {CONTRACT}")
-            kinds = {"budget": Budget, "asked": Asked, "stop": Stop}
+            kinds = {"budget": Budget, "asked": Asked, "corpus": Corpus, "stop": Stop}
             inputs = {name: Given(**given) for name, given in data["inputs"].items()}
-            return cls(**{**data, "inputs": inputs, **{name: kind(**data[name]) for name, kind in kinds.items()}})
+            parts = {name: kind(**data[name]) for name, kind in kinds.items() if data.get(name)}
+            return cls(**{**data, "inputs": inputs, **parts})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ContractError(f"{path} is no handover: {error}") from error
 

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from athanor.artifacts.run import Heartbeat, StageError, StageRun, Stopped
-from athanor.rl.external.contract import ContractError, Follower, Handover, Told, join_told, tell
-from athanor.stages.external import TrainerError, hand_over
+from athanor.external.contract import ContractError, Follower, Handover, Told, join_told, tell
+from athanor.stages.external import TrainerError
+from athanor.stages.online_external import learn_elsewhere
 from athanor.tracking.spool import Kind, read_records
+from tests.external.stages import LENGTH, TOKENS, TRAINER, lay_out, stage_in
 from tests.lifecycle.project import wait_until
-from tests.rl.external.stages import LENGTH, TOKENS, TRAINER, lay_out, stage_in
 from tests.rl.test_rollouts import folder as model
 
 __all__ = ["model"]  # a fixture
@@ -60,7 +61,7 @@ def test_trainer_is_told_everything_and_its_model_becomes_the_artifacts(place: P
     version = f"{sys.executable} -c \"print('crucible 1.2'); print('more')\""
     stage = stage_in(place, {"lr": 1e-3, "nested": {"deep": [1, 2]}}, version=version)
     stage.heartbeat = Heartbeat(beats, 0.0)
-    outcome = hand_over(stage)
+    outcome = learn_elsewhere(stage)
     told = Handover.read(stage.folder / "external" / "001" / "handover.json")
     assert (told.stage, told.attempt, told.seed, told.budget.tokens) == ("online/model", 1, 7, TOKENS)
     assert told.budget.answers == TOKENS // LENGTH and told.asked.mixture == {"sums": 1.0}
@@ -79,13 +80,13 @@ def test_trainer_is_told_everything_and_its_model_becomes_the_artifacts(place: P
     [params] = [r.payload for r in records if r.kind is Kind.PARAMS]
     assert params["trainer"] == {"command": f"python {TRAINER} {{handover}}", "version": "crucible 1.2", "files": ""}
     assert not (stage.folder / "external" / "checkpoints").exists(), "nobody goes on from these"
-    again = hand_over(stage_in(place, {"does": "fail"}, attempt=2))
+    again = learn_elsewhere(stage_in(place, {"does": "fail"}, attempt=2))
     assert again.counters == outcome.counters, "finished bytes are taken as they are"
 
 
 def test_failure_is_told_with_the_end_of_the_log(place: Path) -> None:
     with pytest.raises(TrainerError, match=r"ended with 3 at 512 tokens; the end of .*/external/001/rank-0\.log") as failed:
-        hand_over(stage_in(place, {"does": "fail"}))
+        learn_elsewhere(stage_in(place, {"does": "fail"}))
     assert str(failed.value).endswith("CUDA out of memory: tried to allocate a crucible"), "which the executor's policy reads"
     assert not (place / "online" / "model").exists()
 
@@ -103,7 +104,7 @@ def test_failure_is_told_with_the_end_of_the_log(place: Path) -> None:
 )
 def test_what_is_no_result_is_refused_by_name(place: Path, does: str, said: str) -> None:
     with pytest.raises(StageError, match=said) as refused:
-        hand_over(stage_in(place, {"does": does}))
+        learn_elsewhere(stage_in(place, {"does": does}))
     assert refused.value.kind == "refused" and not (place / "online" / "model").exists()
 
 
@@ -111,10 +112,10 @@ def test_soft_stop_is_passed_on_and_the_next_start_goes_on(place: Path) -> None:
     stage = stage_in(place, {"does": "linger"})
     asking = stop_behind(stage, 4)
     with pytest.raises(Stopped, match="online/model at 1024 tokens, its trainer ended with 75"):
-        hand_over(stage)
+        learn_elsewhere(stage)
     asking.join()
     after = stage_in(place, {"does": "linger"}, attempt=2)
-    assert hand_over(after).counters["step"] == 8
+    assert learn_elsewhere(after).counters["step"] == 8
     second = (after.folder / "external" / "002" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in second] == [5, 6, 7, 8], "no step twice"
     assert [line["step"] for line in lines(after)] == list(range(1, 9))
@@ -125,14 +126,14 @@ def test_trainer_that_does_not_heed_the_stop_is_killed_and_the_stage_stops(place
     stage = stage_in(place, {"does": "hang"})
     asking = stop_behind(stage, 4)
     with pytest.raises(Stopped, match="at 1024 tokens, its trainer ended with -9"):
-        hand_over(stage)
+        learn_elsewhere(stage)
     asking.join()
-    assert hand_over(stage_in(place, {"does": "hang"}, attempt=2)).counters["step"] == 8
+    assert learn_elsewhere(stage_in(place, {"does": "hang"}, attempt=2)).counters["step"] == 8
 
 
 def start(place: Path, settings: dict[str, Any], rank: int) -> "subprocess.Popen[bytes]":
     """The stage in a process of its own."""
-    words = [sys.executable, "-m", "tests.rl.external.stages", str(place), json.dumps(settings)]
+    words = [sys.executable, "-m", "tests.external.stages", str(place), json.dumps(settings)]
     return subprocess.Popen(words, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"})
 
 
@@ -145,7 +146,7 @@ def test_killed_stage_takes_its_trainer_with_it_and_resumes(place: Path) -> None
     stage.wait()
     wait_until(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE, "the trainer's end", 30)
     after = stage_in(place, {"does": "hang"}, attempt=2)
-    assert hand_over(after).counters["tokens"] == TOKENS
+    assert learn_elsewhere(after).counters["tokens"] == TOKENS
     assert [line["step"] for line in lines(after)] == list(range(1, 9))
 
 
@@ -154,7 +155,7 @@ def test_every_rank_starts_the_trainer_with_the_same_handover(place: Path) -> No
     log = place / "online" / "external" / "001" / "rank-1.log"
     asking = stop_behind(stage := stage_in(place, {"does": "linger"}), 4)
     with pytest.raises(Stopped):
-        hand_over(stage)
+        learn_elsewhere(stage)
     asking.join()
     assert other.wait(120) == 0 and log.read_text() == "rank 1 of 2 trains\n"
     assert not (stage.folder / "model").exists(), "only the first rank's trainer leaves one"
@@ -189,7 +190,7 @@ def test_line_that_is_none_is_told_by_its_number(tmp_path: Path, line: str, said
 
 
 def test_handover_of_another_contract_is_refused(place: Path) -> None:
-    hand_over(stage := stage_in(place, {}))
+    learn_elsewhere(stage := stage_in(place, {}))
     path = stage.folder / "external" / "001" / "handover.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "contract": 2}))
     with pytest.raises(ContractError, match="has contract 2, this program knows 1"):

@@ -9,9 +9,10 @@ from typing import Any
 
 from athanor.artifacts.manifest import Manifest, Provenance, Result
 from athanor.artifacts.run import Input, StageRun
-from athanor.recipe.schema.online import External, Online
+from athanor.recipe.schema.external import External
+from athanor.recipe.schema.online import Online
 from athanor.recipe.schema.recipe import Recipe
-from athanor.stages.external import hand_over
+from athanor.stages.online_external import learn_elsewhere
 from athanor.tracking.spool import Spool
 
 TRAINER = Path(__file__).with_name("trainer.py")
@@ -49,4 +50,4 @@ def lay_out(folder: Path, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    hand_over(stage_in(Path(sys.argv[1]), json.loads(sys.argv[2]), rank=int(os.environ["RANK"])))
+    learn_elsewhere(stage_in(Path(sys.argv[1]), json.loads(sys.argv[2]), rank=int(os.environ["RANK"])))
