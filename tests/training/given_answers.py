@@ -96,14 +96,14 @@ def learn(stage: StageRun, start: Path, exported: Path, backend: Backend, pause_
 
         return loop.train(stage, online_learning(settings, exported, 0, rounds, rounds, PolicyLoss(settings.objective)))
     from athanor.training.loop import train
-    from athanor.training.online import AnswerBatches, AnswerObjective, OnRounds, Says
+    from athanor.training.online import AnswerBatches, AnswerObjective, OnRounds, Says, capacity_of
     from athanor.training.optimizer import Learner
     from athanor.training.round_weights import RoundWeights
     from athanor.training.task import Task
 
     def on_rounds(learner: Learner) -> OnRounds:
         weights = RoundWeights(learner, stage.recipe.model, exported, stage.folder / "weights")
-        return OnRounds(AnswerBatches(rounds, settings.objective, learner.layout), Says(learner), weights)
+        return OnRounds(AnswerBatches(rounds, settings, learner.layout), Says(learner, capacity_of(settings)), weights)
 
     def samples() -> SampleReader:
         raise AssertionError

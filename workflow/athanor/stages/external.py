@@ -134,19 +134,20 @@ def hand_over(stage: StageRun, deal: Deal) -> None:
     words = _words(deal, place)
     if stage.rank == 0:
         _begin(stage, deal, place)
-    elif not await_rank_0(stage, lambda: place.handover.is_file() or place.model.is_dir()) or place.model.is_dir():
-        return
+    else:
+        await_rank_0(stage, lambda: place.handover.is_file() or place.model.is_dir())
+        if place.model.is_dir():
+            return
     told = _train(stage, deal, place, words)
     if stage.rank == 0:
         _take(stage, deal, place, told)
 
 
-def await_rank_0(stage: StageRun, done: Callable[[], bool]) -> bool:
+def await_rank_0(stage: StageRun, done: Callable[[], bool]) -> None:
     """Wait for what rank 0 makes, as ranks of another trainer's have no process group here. Raises Stopped."""
     while not done():
         _end_if_asked(stage)
         time.sleep(POLL_SECONDS)
-    return True
 
 
 def made(stage: StageRun, deal: Deal) -> Made:

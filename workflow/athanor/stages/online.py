@@ -67,7 +67,7 @@ def _by_megatron(
 ) -> Outcome:
     """The checkpoint that the folder was exported from is trained."""
     from athanor.training.loop import train
-    from athanor.training.online import AnswerBatches, AnswerObjective, OnRounds, Says
+    from athanor.training.online import AnswerBatches, AnswerObjective, OnRounds, Says, capacity_of
     from athanor.training.optimizer import Learner
     from athanor.training.round_weights import RoundWeights, hand_on
     from athanor.training.task import Task
@@ -83,8 +83,8 @@ def _by_megatron(
 
         def on_rounds(learner: Learner) -> OnRounds:
             return OnRounds(
-                AnswerBatches(rounds, settings.objective, learner.layout),
-                Says(learner),
+                AnswerBatches(rounds, settings, learner.layout),
+                Says(learner, capacity_of(settings)),
                 RoundWeights(learner, model, start, stage.folder / WEIGHTS),
             )
 

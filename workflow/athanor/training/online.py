@@ -1,31 +1,28 @@
-"""Online RL as a task of Megatron's loop: answers end to end in one window, and what one costs follows from its advantage."""
+"""Online RL as a task of Megatron's loop: answers end to end in windows, and what one costs follows from its advantage."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from athanor.recipe.schema.online import Objective as Settings
+from athanor.recipe.schema.online import Objective, Online
 from athanor.training import policy
-from athanor.training.answers import FILLER, AnswerReader, Drawn, Learnable, answered, columns
-from athanor.training.batches import MicroBatch, packed_batch
+from athanor.training.answer_windows import windows
+from athanor.training.answers import AnswerReader, Drawn, Learnable, answered
+from athanor.training.batches import MicroBatch
 from athanor.training.layout import Layout
 from athanor.training.objective import NextToken
 from athanor.training.optimizer import Learner
-from athanor.training.samples import Packed, micro_batches_of
 from athanor.training.step import run_micro_batches
 
 if TYPE_CHECKING:
     from athanor.training.round_weights import RoundWeights  # with transformers, which nothing else here needs
 
 PASSES = 8  # of each data rank, between two lengths of windows
-TILE = 32  # tokens of a window come in whole ones, on every rank that has a part of it: FP8's largest
 
 
 @dataclass(frozen=True)
@@ -38,60 +35,20 @@ class OnRounds:
 
 
 class AnswerBatches:
-    """Micro-batches of answers: `parallel.micro_batch_size` of them end to end, filled up to the step's longest window."""
+    """Micro-batches of answers: windows as `windows`, in which `parallel.micro_batch_size` of the longest answers have room."""
 
-    def __init__(self, reader: AnswerReader, objective: Settings, layout: Layout) -> None:
-        self._reader, self._objective, self._layout = reader, objective, layout
+    def __init__(self, reader: AnswerReader, settings: Online, layout: Layout) -> None:
+        self._reader, self._settings, self._layout = reader, settings, layout
 
     def batches(self, samples: range, data_rank: int) -> list[MicroBatch]:
-        """Those of one data rank; all ranks read all answers, whose lengths decide the windows of all.
-
-        Behind the last that teaches only what fills a round of the pipeline's is read; none where nothing teaches.
-        """
-        rows = [self._reader.answer(sample) for sample in samples]
-        teach = sum(row is not None for row in rows)
-        rows = rows[: _whole(teach, self._layout)]
-        return windows(rows, self._objective, self._layout, data_rank)
+        """Those of one data rank; all ranks read all answers that teach, whose lengths decide the windows of all."""
+        rows = [row for sample in samples if (row := self._reader.answer(sample)) is not None]
+        return windows(rows, capacity_of(self._settings), self._settings.objective, self._layout, data_rank).batches
 
 
-def windows(rows: Sequence[Learnable | None], objective: Settings, layout: Layout, data_rank: int) -> list[MicroBatch]:
-    """The micro-batches of a data rank, all of one length. `rows` come out even over ranks and micro-batches."""
-    if not rows:
-        return []
-    size, ranks = layout.parallel.micro_batch_size, layout.data_ranks
-    lengths = [(FILLER if row is None else row).drawn.length for row in rows]
-    longest = max(sum(lengths[begin : begin + size]) for begin in range(0, len(rows), size))
-    tile = TILE * layout.parallel.tensor
-    length = math.ceil((longest - 1) / tile) * tile
-    dealt = micro_batches_of(range(len(rows)), size, data_rank, ranks)
-    return [_window([rows[place] for place in batch], length, objective, layout) for batch in dealt]
-
-
-def _whole(rows: int, layout: Layout) -> int:
-    """As many as `rows` or more, that come out even."""
-    every = layout.parallel.micro_batch_size * layout.data_ranks * layout.micro_batch_round
-    return math.ceil(rows / every) * every
-
-
-def _window(rows: Sequence[Learnable | None], length: int, objective: Settings, layout: Layout) -> MicroBatch:
-    """`rows` end to end; beside it, where each token of an answer is predicted, and the columns of its loss."""
-    drawn = [(FILLER if row is None else row).drawn for row in rows]
-    # What fills up repeats the window: one token over and over would go to the same few experts.
-    tokens = np.resize(np.concatenate([np.array((*one.prompt, *one.answer), dtype=np.int64) for one in drawn]), length + 1)
-    ends = np.cumsum([one.length for one in drawn])
-    longest = max(len(one.answer) for one in drawn)
-    where = np.zeros((len(rows), longest), dtype=np.int64)
-    counts = np.zeros(length + 1, dtype=np.bool_)
-    for place, (row, one, end) in enumerate(zip(rows, drawn, ends, strict=True)):
-        first = end - len(one.answer)
-        where[place, : len(one.answer)] = np.arange(first - 1, end - 1)
-        counts[first:end] = row is not None
-    if ends[-1] < length + 1:
-        ends = np.append(ends, length + 1)
-    tensors = columns(rows, longest)
-    tensors |= {"where": torch.from_numpy(where), "weights": policy.weights(tensors["counts"], objective)}
-    batch = packed_batch(Packed(tokens, counts, ends), True, layout)
-    return replace(batch, beside={name: tensor.to(layout.device) for name, tensor in tensors.items()})
+def capacity_of(settings: Online) -> int:
+    """Tokens of a window, at most."""
+    return settings.parallel.micro_batch_size * settings.sequence_length
 
 
 def _new(output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
@@ -102,7 +59,7 @@ def _new(output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
 class AnswerObjective(NextToken):
     """What answers cost, as `policy.losses`, and what is watched of it between two looks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Objective) -> None:
         self._settings = settings
         self._watched = policy.Watched()
 
@@ -139,11 +96,12 @@ class _Saying(NextToken):
 class Says:
     """`LogProbs` of a learner. Weights and random states stay as they are."""
 
-    def __init__(self, learner: Learner) -> None:
-        self._learner = learner
+    def __init__(self, learner: Learner, capacity: int) -> None:
+        """`capacity` of a window, in tokens."""
+        self._learner, self._capacity = learner, capacity
 
     def __call__(self, rows: Sequence[Drawn]) -> list[tuple[float, ...]]:
-        """On all ranks together, with the same rows; best sorted by length: windows are as long as the longest of a part."""
+        """On all ranks together, with the same rows."""
         layout = self._learner.layout
         part = PASSES * layout.parallel.micro_batch_size * layout.data_ranks * layout.micro_batch_round
         own: dict[int, list[float]] = {}
@@ -159,17 +117,14 @@ class Says:
     def _part(self, rows: Sequence[Drawn]) -> list[tuple[int, list[float]]]:
         """What this rank measures of them, by place; nothing on all pipeline stages but the last."""
         layout = self._learner.layout
-        asked: list[Learnable | None] = [Learnable(row, row.log_probs, 0.0, False, ()) for row in rows]
-        filled = [*asked, *[None] * (_whole(len(rows), layout) - len(rows))]
-        batches = windows(filled, Settings(), layout, layout.data_rank)
+        asked = [Learnable(row, row.log_probs, 0.0, False, ()) for row in rows]
+        mine = windows(asked, self._capacity, Objective(), layout, layout.data_rank)
         width = max(len(row.answer) for row in rows)
-        found = run_micro_batches(self._learner, batches, _Saying(width), forward_only=True).rows
+        found = run_micro_batches(self._learner, mine.batches, _Saying(width), forward_only=True).rows
         if found is None:
             return []
-        dealt = micro_batches_of(range(len(filled)), layout.parallel.micro_batch_size, layout.data_rank, layout.data_ranks)
-        places = [place for batch in dealt for place in batch]
-        pairs = zip(places, found.cpu().tolist(), strict=True)
-        return [(place, row[: len(rows[place].answer)]) for place, row in pairs if place < len(rows)]
+        pairs = zip(mine.places, found.cpu().tolist(), strict=True)
+        return [(place, row[: len(rows[place].answer)]) for place, row in pairs if place is not None]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
