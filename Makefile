@@ -55,8 +55,8 @@ demo: install ## a larger recipe for a workstation
 test: install-dev ## everything; with CI or SERVERS=1, as root on Debian, it installs the servers the tests need
 	@sh tests/servers.sh
 	@failed=0; \
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not trains" || failed=1; \
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -m trains || failed=1; \
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --durations=20 --durations-min=5 -m "not trains" || failed=1; \
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=10 -m trains || failed=1; \
 	exit $$failed
 
 test-unit: install-dev ## the fast tests alone

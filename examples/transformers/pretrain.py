@@ -5,10 +5,11 @@
         command: python examples/transformers/pretrain.py {handover}
         files: [examples/transformers/pretrain.py]
         version: python -c "import transformers; print('transformers', transformers.__version__)"
-        settings: {learning_rate: 1.0e-3, warmup_steps: 10, per_device_train_batch_size: 16}
+        settings: {learning_rate: 1.0e-3, warmup_steps: 10, windows_a_step: 16}
 
-Settings are fields of TrainingArguments. Windows come in the order in which Athanor's own trainer reads them. Nothing balances a
-router here: what Megatron adds to the loss for that is not added.
+Settings are fields of TrainingArguments, and `windows_a_step` of all ranks together: what is learnt must not depend on how many
+ranks there are, which a resume may change. Windows come in the order in which Athanor's own trainer reads them. Nothing balances
+a router here: what Megatron adds to the loss for that is not added.
 """
 
 import math
@@ -25,6 +26,8 @@ from transformers import Trainer, TrainingArguments
 from athanor.data.mixture import Mixture
 from athanor.external.contract import Corpus, Handover
 from athanor.external.trainers import Watch, resumed
+
+WINDOWS_A_STEP = 64
 
 
 class Windows(Dataset):
@@ -50,7 +53,7 @@ def main(path: Path) -> int:
     if corpus is None:
         sys.exit(f"{path} asks for {handover.stage}, and this program pretrains")
     arguments = configured(handover, corpus)
-    a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    a_step = windows_a_step(handover)
     watch = Watch(handover, a_step * corpus.sequence_length)
     watch.listen()
     model, checkpoint = resumed(handover)
@@ -64,12 +67,24 @@ def main(path: Path) -> int:
     return 0
 
 
+def windows_a_step(handover: Handover) -> int:
+    """Of all ranks together."""
+    return int(handover.settings.get("windows_a_step", WINDOWS_A_STEP))
+
+
 def configured(handover: Handover, corpus: Corpus) -> TrainingArguments:
     """The settings, and what follows from the handover. Exits where they contradict it."""
     settings, ranks = dict(handover.settings), int(os.environ.get("WORLD_SIZE", "1"))
+    settings.pop("windows_a_step", None)
+    a_step, passes = windows_a_step(handover), int(settings.get("gradient_accumulation_steps", 1))
+    if a_step % (ranks * passes):
+        sys.exit(f"windows_a_step={a_step}: does not cut into {passes} passes of {ranks} ranks")
+    steps = math.ceil((handover.budget.tokens - corpus.tokens) / (a_step * corpus.sequence_length))
     decided: dict[str, Any] = {
         "output_dir": handover.checkpoints,
         "seed": handover.seed,
+        "per_device_train_batch_size": a_step // (ranks * passes),
+        "max_steps": steps,
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "logging_strategy": "steps",
@@ -77,7 +92,7 @@ def configured(handover: Handover, corpus: Corpus) -> TrainingArguments:
         "report_to": "none",
         "disable_tqdm": True,
     }
-    if both := sorted(settings.keys() & {*decided, "max_steps"}):
+    if both := sorted(settings.keys() & decided.keys()):
         sys.exit(f"pretrain.external.settings.{both[0]} follows from the recipe; leave it out")
     usual = {
         "use_cpu": not torch.cuda.is_available(),
@@ -86,12 +101,10 @@ def configured(handover: Handover, corpus: Corpus) -> TrainingArguments:
         "save_steps": 500,
         "save_total_limit": 2,
     }
-    windows = TrainingArguments(**{**usual, **settings, **decided})
-    if windows.world_size != ranks:
-        sys.exit(f"{ranks} ranks were started, and {windows.world_size} found each other: is accelerate configured otherwise?")
-    a_step = windows.per_device_train_batch_size * windows.gradient_accumulation_steps * ranks
-    steps = math.ceil((handover.budget.tokens - corpus.tokens) / (a_step * corpus.sequence_length))
-    return TrainingArguments(**{**usual, **settings, **decided, "max_steps": steps})
+    arguments = TrainingArguments(**{**usual, **settings, **decided})
+    if arguments.world_size != ranks:
+        sys.exit(f"{ranks} ranks were started, and {arguments.world_size} found each other: is accelerate configured otherwise?")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -50,4 +50,6 @@ def lay_out(folder: Path, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    learn_elsewhere(stage_in(Path(sys.argv[1]), json.loads(sys.argv[2]), rank=int(os.environ["RANK"])))
+    stage = stage_in(Path(sys.argv[1]), json.loads(sys.argv[2]), rank=int(os.environ["RANK"]))
+    stage.world_size = int(os.environ["WORLD_SIZE"])
+    learn_elsewhere(stage)

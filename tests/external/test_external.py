@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,15 @@ def test_every_rank_starts_the_trainer_with_the_same_handover(place: Path) -> No
     asking.join()
     assert other.wait(120) == 0 and log.read_text() == "rank 1 of 2 trains\n"
     assert not (stage.folder / "model").exists(), "only the first rank's trainer leaves one"
+
+
+def test_result_is_taken_when_every_ranks_trainer_has_ended_well(place: Path) -> None:
+    first, told = start(place, {}, rank=0), place / "online" / "external" / "001" / "metrics.jsonl"
+    wait_until(lambda: told.is_file() and told.read_text().count("\n") == 8, "the first rank's lines", 60)
+    time.sleep(1)
+    assert first.poll() is None and not (place / "online" / "model").exists(), "the other's is not there yet"
+    second = start(place, {}, rank=1)
+    assert (first.wait(120), second.wait(120)) == (0, 0) and (place / "online" / "model").is_dir()
 
 
 def test_lines_that_a_later_attempt_did_again_count_once(tmp_path: Path) -> None:

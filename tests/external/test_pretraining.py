@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from athanor.artifacts.manifest import Manifest, Provenance, Result
-from athanor.artifacts.run import Input, Outcome, StageError, StageRun
+from athanor.artifacts.run import Input, Outcome, StageError, StageRun, Stopped
 from athanor.data.token_store import TokenWriter, write_token_bytes
 from athanor.external.contract import Corpus, Handover
 from athanor.models.huggingface_folder import open_folder
@@ -53,7 +53,9 @@ def stage_in(place: Path, does: str = "", attempt: int = 1, **keys: Any) -> Stag
     names = ("start", "given", "prose-0", "prose-1", "prose-held_out")
     made = Provenance("", 1, 0.0, 0.0, "", "")
     inputs = {
-        name: Input(place / name, Manifest(Result(name, "model", name[0] * 16, {}, (), BEFORE if name == "start" else {}), made))
+        name: Input(
+            place / name, Manifest(Result(name, "model", name[0] * 16, {}, (), dict(BEFORE) if name == "start" else {}), made)
+        )
         for name in names
     }
     (folder := place / "pretrain").mkdir(exist_ok=True)
@@ -69,10 +71,10 @@ def test_trainer_is_told_where_tokens_are_and_its_folder_becomes_a_checkpoint(pl
     held_out = {"prose": str(place / "prose-held_out")}
     assert told.corpus == Corpus({"prose": 1.0}, LENGTH, {"prose": shards}, held_out, **BEFORE)
     assert outcome.files == (FINAL, "curve.jsonl", "validation.json", "metrics.jsonl")
-    assert outcome.counters == {"step": 8, "tokens": TOKENS, "samples": TOKENS // LENGTH}
+    assert outcome.counters == {"step": 11, "tokens": TOKENS, "samples": TOKENS // LENGTH}
     assert outcome.trainer["command"].startswith("python ") and outcome.metrics["reward"] == 1.0
     position = read_state(stage.folder / FINAL).position
-    assert (position.step, position.tokens, position.samples) == (8, TOKENS, TOKENS // LENGTH)
+    assert (position.step, position.tokens, position.samples) == (11, TOKENS, TOKENS // LENGTH)
     assert not (stage.folder / "model").exists() and not (stage.folder / "external" / "checkpoints").exists()
     assert (stage.folder / "curve.jsonl").read_text() == "", "it told of no loss"
 
@@ -114,8 +116,49 @@ def test_kill_behind_the_trainers_end_does_not_train_again(place: Path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             pretrain.run(stage_in(place))
     outcome: Outcome = pretrain.run(stage := stage_in(place, "fail", attempt=2))
-    assert outcome.counters["step"] == 8 and outcome.trainer["version"] == "" and (stage.folder / FINAL).is_dir()
+    assert outcome.counters["step"] == 11 and outcome.trainer["version"] == "" and (stage.folder / FINAL).is_dir()
     assert [path.name for path in sorted((stage.folder / "external").glob("0*"))] == ["001"]
+
+
+def test_stop_behind_the_trainers_end_is_heeded_and_the_next_start_goes_on(place: Path) -> None:
+    stage = stage_in(place)
+    stage._stop.set()
+    shutil.copytree(place / "given" / "model", stage.folder / "model")
+    (stage.folder / "external" / "001").mkdir(parents=True)
+    (stage.folder / "external" / "001" / "version.txt").write_text("")
+    (stage.folder / "metrics.jsonl").write_text(json.dumps({"step": 4, "tokens": TOKENS}) + "\n")
+    with pytest.raises(Stopped, match=r"the import after .* GB written"):
+        pretrain.run(stage)
+    assert pretrain.run(stage_in(place, attempt=2)).counters["step"] == 4
+
+
+def test_checkpoint_that_is_not_what_was_written_is_not_measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain_external, "measure", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(stage := stage_in(place))
+    [largest] = sorted((stage.folder / FINAL).glob("*.distcp"), key=lambda path: path.stat().st_size)[-1:]
+    largest.write_bytes(largest.read_bytes()[:-8] + b"\0" * 8)
+    with pytest.raises(StageError, match=r"is damaged .*; delete it, and it is made again"):
+        pretrain.run(stage_in(place, attempt=2))
+    shutil.rmtree(stage.folder / FINAL)
+    assert pretrain.run(stage_in(place, "fail", attempt=3)).counters["step"] == 11
+
+
+def test_disk_must_have_room_for_the_checkpoint_beside_the_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300_000))
+    with pytest.raises(StageError, match="No space left on device"):
+        pretrain.run(stage_in(place))
+
+
+def test_start_that_is_beyond_the_milestone_is_refused(place: Path) -> None:
+    (beyond := stage_in(place)).inputs["start"].manifest.result.counters["tokens"] = TOKENS  # type: ignore[index]
+    with pytest.raises(StageError, match=f"has {TOKENS} tokens already, and this milestone ends at {TOKENS}"):
+        pretrain.run(beyond)
 
 
 def test_trainer_that_fails_or_leaves_another_model_leaves_no_checkpoint(place: Path) -> None:

@@ -51,7 +51,9 @@ def main(path: str) -> int:
 def tell(told: dict[str, Any], values: object) -> None:
     """A line a step."""
     step = json.loads((Path(told["checkpoints"]) / "step.json").read_text())
-    line = {"step": step, "tokens": step * told["budget"]["tokens"] // STEPS}
+    before = told["corpus"] or {"step": 0, "tokens": 0}
+    more = step * (told["budget"]["tokens"] - before["tokens"]) // STEPS
+    line = {"step": before["step"] + step, "tokens": before["tokens"] + more}
     with open(told["metrics"], "a") as file:
         file.write(json.dumps({**line, **values} if isinstance(values, dict) else values) + "\n")
 

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "adam_epsilon": ADAM["epsilon"],
     "weight_decay": ADAM["weight_decay"],
     "max_grad_norm": ADAM["clip_grad"],
-    "per_device_train_batch_size": BATCH // 2,
+    "windows_a_step": BATCH,
     "save_steps": 4,
 }
 SHARED = ("milestone_tokens", "token_budget", "sequence_length", "mixture", "validation_tokens")

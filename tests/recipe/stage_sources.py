@@ -27,7 +27,7 @@ import grimp
 from athanor.recipe.graph import STAGES
 
 PINS = Path(__file__).with_name("stage_sources.json")
-ROOMS = ("stages", "data", "models", "training", "rewards", "rl", "evaluation")  # where results are made
+ROOMS = ("stages", "data", "models", "training", "rewards", "rl", "external", "evaluation")  # where results are made
 DIGITS = 16
 
 

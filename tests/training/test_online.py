@@ -54,14 +54,15 @@ def learnable(rows: list[Drawn]) -> list[Learnable | None]:
 def test_trainers_log_probabilities_are_those_that_the_engine_drew_by(folder: Path, drawn: list[Drawn]) -> None:
     model = read_model(folder).eval()
     for size in (1, 7):
-        found = answer_log_probs(model, drawn, PADDING, size)
+        parts = [answer_log_probs(model, drawn[at : at + size], PADDING) for at in range(0, len(drawn), size)]
+        found = [row for part in parts for row in part]
         assert [len(row) for row in found] == [len(one.answer) for one in drawn]
         for row, one in zip(found, drawn, strict=True):
             assert row == pytest.approx(one.log_probs, abs=1e-5)
 
 
 def test_engine_that_draws_by_other_weights_is_told_by_the_answer_that_is_most_apart(folder: Path, drawn: list[Drawn]) -> None:
-    said = answer_log_probs(read_model(folder).eval(), drawn, PADDING, 4)
+    said = answer_log_probs(read_model(folder).eval(), drawn, PADDING)
     assert most_apart(drawn, said) < 1e-5 and most_apart([], []) == 0
     other = [Drawn(one.prompt, one.answer, (*one.log_probs[:-1], one.log_probs[-1] - 0.5)) for one in drawn]
     assert most_apart(other, said) == pytest.approx(0.5, abs=1e-5)
@@ -159,7 +160,7 @@ def test_weights_are_handed_over_with_their_sum(folder: Path, prompts: list[Prom
     some = {sample.prompt: sample for sample in behind}
     for prompt in prompts[:3]:
         row = Drawn(prompt.tokens, some[prompt.id].tokens, some[prompt.id].log_probs)
-        assert answer_log_probs(model.eval(), [row], PADDING, 1)[0] == pytest.approx(row.log_probs, abs=1e-5)
+        assert answer_log_probs(model.eval(), [row], PADDING)[0] == pytest.approx(row.log_probs, abs=1e-5)
     one_bit = {**weights, next(iter(weights)): next(iter(weights.values())) + 1e-6}
     assert checksum(one_bit) != checksum(weights)
     with pytest.raises(ValueError, match="these weights are of another model: more"):
@@ -183,9 +184,27 @@ def alone() -> Iterator[None]:
 
 
 def test_every_rank_measures_a_part_of_the_answers(alone: None, folder: Path, drawn: list[Drawn]) -> None:
-    model = read_model(folder).eval()
-    says = shared_log_probs(model, PADDING, 3)
-    assert says(drawn) == answer_log_probs(model, drawn, PADDING, 3) and says([]) == []
+    model, rows = read_model(folder).eval(), [*several(drawn), *drawn]
+    known = [answer_log_probs(model, [row], PADDING)[0] for row in rows]
+    for once in (False, True):
+        says = shared_log_probs(model, PADDING, 5, once=once)
+        assert says([]) == []
+        for one, other in zip(says(rows), known, strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_gradients_of_a_prompts_answers_are_the_same_bits_on_many_threads(folder: Path, drawn: list[Drawn]) -> None:
+    model, rows = read_model(folder), [Drawn(drawn[0].prompt * 100, drawn[0].answer, ()) for _ in range(32)]
+    threads, seen = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        for _ in range(4):
+            model.zero_grad()
+            log_probs(model, tensors_of(rows, PADDING, once=True)).sum().backward()  # type: ignore[no-untyped-call]
+            seen.append({name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None})
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other[name], seen[0][name]) for other in seen[1:] for name in seen[0])
 
 
 def test_process_that_was_a_rank_alone_is_none_afterwards() -> None:

@@ -139,8 +139,9 @@ def tell(path: Path, told: Told) -> None:
 class Follower:
     """Reads a trainer's lines as they come."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset, self._lines = path, 0, 0
+    def __init__(self, path: Path, before: Told | None = None) -> None:
+        """`before`: behind which the first line must not go back."""
+        self._path, self._offset, self._lines, self._before = path, 0, 0, before
         self.last: Told | None = None
 
     def new(self) -> Iterator[Told]:
@@ -167,8 +168,9 @@ class Follower:
             raise self._wrong(line, "step and tokens are whole numbers from 0")
         if odd := [name for name, value in data.items() if isinstance(value, bool) or not isinstance(value, int | float)]:
             raise self._wrong(line, f"{odd[0]} is no number")
-        if self.last is not None and (step < self.last.step or tokens < self.last.tokens):
-            raise self._wrong(line, f"goes back behind step {self.last.step} and {self.last.tokens} tokens")
+        before = self.last or self._before
+        if before is not None and (step < before.step or tokens < before.tokens):
+            raise self._wrong(line, f"goes back behind step {before.step} and {before.tokens} tokens")
         return Told(step, tokens, data)
 
     def _wrong(self, line: bytes, why: str) -> ContractError:

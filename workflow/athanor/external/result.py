@@ -1,7 +1,7 @@
 """Whether what another trainer left is the start with other weights: an ordinary Hugging Face folder that can be gone on from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,19 +20,21 @@ class ResultError(Exception):
         super().__init__("\n".join([f"{folder} is not what was to be left there:", *(f"  {problem}" for problem in problems)]))
 
 
-def require_weights_like(start: Path, folder: Path) -> None:
-    """Raise ResultError unless `folder` holds a model of the type of `start`: tensors of its names and shapes, all finite."""
+def require_weights_like(start: Path, folder: Path, mark: Callable[[], None] = lambda: None) -> None:
+    """Raise ResultError unless `folder` holds a model of the type of `start`: tensors of its names and shapes, all finite.
+
+    `mark` is called now and then: a large model takes long to read.
+    """
     problems = [f"{path.name} is a link; copy what it leads to" for path in sorted(folder.rglob("*")) if path.is_symlink()]
     problems += _config(start, folder)
     tensors = _tensors(folder, problems)
     if not problems:
         problems = _differences(_shapes(_tensors(start, [])), _shapes(tensors))
     if not problems:
-        problems = [
-            f"{name} is not finite"
-            for name, (path, header) in tensors.items()
-            if not torch.isfinite(read_tensor(path, header, name)).all()
-        ][:MOST_TOLD]
+        for name, (path, header) in tensors.items():
+            mark()
+            if len(problems) < MOST_TOLD and not torch.isfinite(read_tensor(path, header, name)).all():
+                problems.append(f"{name} is not finite")
     if problems:
         raise ResultError(folder, problems)
 

@@ -70,7 +70,7 @@ def write_checkpoint(plan: Import, into: Path, progress: Callable[[int, int], No
 
 def no_room(plan: Import, into: Path) -> str:
     """What is wrong with the room on the disk of `into`; empty where it suffices for checkpoint and kept files."""
-    needed = ROOM * (plan.checkpoint_bytes + kept_bytes(plan.folder)) - _bytes_below(into)
+    needed = ROOM * (plan.checkpoint_bytes + kept_bytes(plan.folder)) - bytes_below(into)
     return lack_of_room(into, needed)
 
 
@@ -82,7 +82,8 @@ def lack_of_room(into: Path, needed: float) -> str:
     return f"{into}: {needed / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free; make room, or choose another disk"
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
+    """Of all files; none where it does not exist."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -78,12 +78,13 @@ def _router(m: Model) -> Iterator[Problem]:
 
 
 def _milestones(r: Recipe) -> Iterator[Problem]:
-    yield from _points(r.pretrain, "pretrain")
+    yield from _points(r.pretrain, "pretrain", own=not r.pretrain.external.command)
     if r.learns_offline:
         yield from _points(r.offline, "offline")
 
 
-def _points(p: Pretrain | Offline, section: str) -> Iterator[Problem]:
+def _points(p: Pretrain | Offline, section: str, own: bool = True) -> Iterator[Problem]:
+    """`own`: Athanor's trainer reaches them, whose steps are known."""
     if sorted(set(p.milestone_tokens)) != p.milestone_tokens:
         yield Problem(f"{section}.milestone_tokens", p.milestone_tokens, "must be rising, each once")
     for i, tokens in enumerate(p.milestone_tokens):
@@ -93,7 +94,7 @@ def _points(p: Pretrain | Offline, section: str) -> Iterator[Problem]:
             yield Problem(f"{section}.milestone_tokens[{i}]", format_quantity(tokens, Unit.TOKENS), advice)
     ends = [*(n for n in p.milestone_tokens if n < p.token_budget), p.token_budget]
     for before, end in pairwise(ends):
-        if 0 < end - before < (step := BatchSizes.of(p).at(before)):
+        if own and 0 < end - before < (step := BatchSizes.of(p).at(before)):
             where = f"{section}.token_budget" if end == p.token_budget else f"{section}.milestone_tokens[{ends.index(end)}]"
             advice = f"ends within the step of {step} tokens that may end the milestone before; use at least {before + step}"
             yield Problem(where, format_quantity(end, Unit.TOKENS), advice)

@@ -87,6 +87,10 @@ class Place:
         """There once it is whole, and was found right."""
         return self.folder / MODEL_FOLDER
 
+    def ended(self, rank: int) -> Path:
+        """There once the trainer of this rank, not the first, has ended well in this attempt."""
+        return self.here / f"rank-{rank}.ended"
+
     def attempts(self) -> list[Path]:
         """The folders of all attempts so far, in their order."""
         return sorted((self.folder / EXTERNAL).glob("[0-9]*"))
@@ -103,6 +107,11 @@ class Deal:
     budget: Budget
     asked: Asked | None = None
     corpus: Corpus | None = None
+
+    @property
+    def before(self) -> Told | None:
+        """How far the start is, behind which lines must not go back."""
+        return Told(self.corpus.step, self.corpus.tokens, {}) if self.corpus else None
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,8 @@ class Made:
 def hand_over(stage: StageRun, deal: Deal) -> None:
     """Have the deal's trainer train; leaves `model/` and `metrics.jsonl`, and computes nothing where they are there.
 
+    What is left is looked at once all ranks' trainers have ended well: one may still write.
+
     Raises Stopped where the trainer was stopped or asks to be started again, TrainerError where it fails, and StageError where
     what it tells or leaves is not what the contract says.
     """
@@ -135,18 +146,21 @@ def hand_over(stage: StageRun, deal: Deal) -> None:
     if stage.rank == 0:
         _begin(stage, deal, place)
     else:
-        await_rank_0(stage, lambda: place.handover.is_file() or place.model.is_dir())
+        await_others(stage, lambda: place.handover.is_file() or place.model.is_dir())
         if place.model.is_dir():
             return
     told = _train(stage, deal, place, words)
-    if stage.rank == 0:
-        _take(stage, deal, place, told)
+    if stage.rank != 0:
+        write_atomically(place.ended(stage.rank), "")
+        return
+    await_others(stage, lambda: all(place.ended(rank).is_file() for rank in range(1, stage.world_size)))
+    _take(stage, deal, place, told)
 
 
-def await_rank_0(stage: StageRun, done: Callable[[], bool]) -> None:
-    """Wait for what rank 0 makes, as ranks of another trainer's have no process group here. Raises Stopped."""
+def await_others(stage: StageRun, done: Callable[[], bool]) -> None:
+    """Wait for what other ranks leave, as those of another trainer's have no process group here. Raises Stopped."""
     while not done():
-        _end_if_asked(stage)
+        end_if_asked(stage, "while ranks waited for each other")
         time.sleep(POLL_SECONDS)
 
 
@@ -166,14 +180,15 @@ def _words(deal: Deal, place: Place) -> list[str]:
     return [word.format(handover=place.handover) for word in shlex.split(command)]
 
 
-def _end_if_asked(stage: StageRun) -> None:
+def end_if_asked(stage: StageRun, at: str) -> None:
+    """Raise Stopped where a stop was asked for."""
     if stage.stop_requested:
-        raise Stopped(f"{stage.stage}/{stage.instance}, before its trainer began")
+        raise Stopped(f"{stage.stage}/{stage.instance}, {at}")
 
 
 def _begin(stage: StageRun, deal: Deal, place: Place) -> None:
     """Lay out what the trainer finds; the handover comes last."""
-    _end_if_asked(stage)
+    end_if_asked(stage, "before its trainer began")
     for before in place.attempts():
         shutil.rmtree(before / place.output.name, ignore_errors=True)
     place.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -245,7 +260,7 @@ def _log(stage: StageRun, place: Place) -> Path:
 def _train(stage: StageRun, deal: Deal, place: Place, words: list[str]) -> Told | None:
     """Run the trainer of this rank to its end. What it told last, which is of rank 0 alone."""
     budget = deal.budget.tokens
-    follower, asked = Follower(place.here / METRICS_FILE), 0.0
+    follower, asked = Follower(place.here / METRICS_FILE, deal.before), 0.0
     try:  # without parents a killed stage would leave it training beside the next attempt
         child = Child(words, _log(stage, place), signal.SIGKILL, project_folder(), _environment())
     except OSError as error:
@@ -289,6 +304,10 @@ def _follow(stage: StageRun, follower: Follower, budget: int) -> None:
 def _take(stage: StageRun, deal: Deal, place: Place, told: Told | None) -> None:
     """Look at what was left, and make it the artifact's model, which is the last thing that happens."""
     budget, start = deal.budget.tokens, deal.start.folder / MODEL_FOLDER
+
+    def mark() -> None:
+        stage.progress(budget, 0, "tokens")
+
     if told is None or told.tokens < budget:
         at = f"{told.tokens} of {budget} tokens" if told else f"no line in {place.here / METRICS_FILE}"
         raise StageError(
@@ -296,7 +315,7 @@ def _take(stage: StageRun, deal: Deal, place: Place, told: Told | None) -> None:
             "to be started again"
         )
     try:
-        require_weights_like(start, place.output)
+        require_weights_like(start, place.output, mark)
     except ResultError as error:
         raise StageError(str(error)) from error
     for name in (*TOKENIZER_FILES, *OPTIONAL_TOKENIZER_FILES):

@@ -12,15 +12,15 @@ from athanor.external.contract import METRICS_FILE, Budget, Corpus, Told
 from athanor.models.conversions import ConversionError
 from athanor.models.folder_files import MODEL_FOLDER, FolderError
 from athanor.models.huggingface_folder import open_folder
-from athanor.models.import_huggingface import no_room, plan_import
+from athanor.models.import_huggingface import ROOM, bytes_below, lack_of_room, plan_import
 from athanor.models.safetensors_file import SafetensorsError
 from athanor.recipe.graph import GIVEN
 from athanor.recipe.units import Unit, parse_quantity
-from athanor.stages.external import Deal, Made, await_rank_0, hand_over, made
+from athanor.stages.external import Deal, Made, await_others, end_if_asked, hand_over, made
 from athanor.training.checkpoints import FINAL, Position
 from athanor.training.curve import CURVE, Point
 from athanor.training.held_out import VALIDATION, DomainLoss, HeldOut, write_validation
-from athanor.training.importing import write_weights
+from athanor.training.importing import WRITING, tell, write_weights
 from athanor.training.measured import measure
 
 
@@ -32,7 +32,8 @@ def pretrain_elsewhere(stage: StageRun, inputs: Mapping[str, Input], held_out: C
         if stage.rank == 0:
             _import(stage, made(stage, deal).last)
         else:
-            await_rank_0(stage, checkpoint.is_dir)
+            await_others(stage, checkpoint.is_dir)
+    end_if_asked(stage, "before it was measured")
     losses = measure(stage, stage.recipe.pretrain, checkpoint, held_out())
     if stage.rank != 0:
         return Outcome(())
@@ -52,6 +53,8 @@ def _deal(stage: StageRun, inputs: Mapping[str, Input]) -> Deal:
         int(start.counters["tokens"]),
     )
     budget = Budget(parse_quantity(stage.instance, Unit.TOKENS))
+    if corpus.tokens >= budget.tokens:
+        raise StageError(f"{start.folder} has {corpus.tokens} tokens already, and this milestone ends at {budget.tokens}")
     return Deal("pretrain", p.external, stage.input_named(GIVEN), {}, budget, corpus=corpus)
 
 
@@ -62,14 +65,14 @@ def _position(stage: StageRun, last: Told) -> Position:
 def _import(stage: StageRun, last: Told) -> None:
     """The folder that was left, which is like the start in every tensor, as a checkpoint."""
 
-    def beat(_done: int, _total: int) -> None:
-        stage.progress(last.tokens, last.tokens, "tokens")
+    def written(done: int, total: int) -> None:
+        tell(stage, done, total, "written")
 
     try:
         plan = plan_import(open_folder(stage.folder / MODEL_FOLDER), stage.recipe.model, stage.recipe.seed)
-        if lack := no_room(plan, stage.folder):
+        if lack := lack_of_room(stage.folder, ROOM * plan.checkpoint_bytes - bytes_below(stage.folder / WRITING)):
             raise StageError(f"No space left on device: {lack}")
-        write_weights(plan, stage.folder, _position(stage, last), beat)
+        write_weights(plan, stage.folder, _position(stage, last), written)
     except (FolderError, ConversionError, SafetensorsError) as error:
         raise StageError(str(error)) from error
 

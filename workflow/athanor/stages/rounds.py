@@ -107,14 +107,12 @@ class OnlineRounds:
         if self._stage.instance == "model" and number > self._rounds - self._settings.average:
             self._keep_point(number, weights())
         made = self._agree(read_round(self._stage.folder, number))
-        now = ""
+        now, began = "", time.perf_counter()
         if made is None or self._settings.staleness:
             self._beat(number)
-            began = time.perf_counter()
             now = self._checksum(weights())
-            self._told["round_seconds/weights"] = time.perf_counter() - began
         if made is None:
-            made = self._make(number, weights, now, says)
+            made = self._make(number, weights, now, says, time.perf_counter() - began)
             if dist.get_rank() == 0:
                 write_round(self._stage.folder, made)
                 self._clean(number)
@@ -228,9 +226,10 @@ class OnlineRounds:
 
     # A round.
 
-    def _make(self, number: int, weights: Callable[[], Weights], now: str, says: LogProbs) -> Made:
+    def _make(self, number: int, weights: Callable[[], Weights], now: str, says: LogProbs, summing: float) -> Made:
+        entered, settings = time.perf_counter(), self._settings
         self._wait()
-        began, settings = time.perf_counter(), self._settings
+        began = time.perf_counter()
         before = await_round(self._stage.folder, number - 1) if number else None
         stale = before is not None and bool(before.ahead)
         has = before.ahead if before is not None and stale else now
@@ -252,7 +251,9 @@ class OnlineRounds:
         self._told |= {
             "rollout_tokens_per_second": tokens / max(1e-9, answered - began),
             "rewards_per_second": len(answers) / max(1e-9, judged - answered),
-            "round_seconds": measured - began + self._told.get("round_seconds/weights", 0.0),
+            "round_seconds": measured - entered + summing,
+            "round_seconds/weights": summing,
+            "round_seconds/waiting": began - entered,
             "round_seconds/rollouts": answered - began,
             "round_seconds/rewards": judged - answered,
             "round_seconds/log_probs": measured - judged,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from athanor.artifacts.files import write_json
+from athanor.artifacts.files import secure_tree, write_json
 from athanor.artifacts.run import Outcome, StageError, StageRun, Stopped
 from athanor.models.conversions import ConversionError
 from athanor.models.folder_files import FolderError, require_digest
@@ -18,6 +18,7 @@ from athanor.recipe.schema.recipe import Recipe
 from athanor.training.checkpoints import FINAL, SCHEMA_VERSION, STATE, Position, State
 
 MEGABYTE = 1_000_000
+WRITING = f".{FINAL}.writing"  # what goes on being written after a kill
 
 
 def write_import(plan: Import, into: Path, progress: Callable[[int, int], None]) -> None:
@@ -31,11 +32,12 @@ def write_import(plan: Import, into: Path, progress: Callable[[int, int], None])
 
 def write_weights(plan: Import, into: Path, position: Position, progress: Callable[[int, int], None]) -> None:
     """As `write_import`, of weights that were trained up to `position`; `into`/checkpoint alone."""
-    beside, final = into / f".{FINAL}.writing", into / FINAL
+    beside, final = into / WRITING, into / FINAL
     files = write_checkpoint(plan, beside, progress)
     # No layout wrote it: the weights load into any, and there is nothing else.
     state = State(position, layout={}, optimizer=False, files=files)
     write_json(beside / STATE, {"schema_version": SCHEMA_VERSION, **asdict(state)})
+    secure_tree(beside)
     os.replace(beside, final)
 
 
@@ -44,10 +46,10 @@ def import_start(stage: StageRun, recipe: Recipe) -> Outcome:
     source = project_folder() / recipe.pretrain.init_from
 
     def hashed(done: int, total: int) -> None:
-        _tell(stage, done, total, "hashed")
+        tell(stage, done, total, "hashed")
 
     def written(done: int, total: int) -> None:
-        _tell(stage, done, total, "written")
+        tell(stage, done, total, "written")
 
     try:
         folder = open_folder(source)
@@ -62,7 +64,8 @@ def import_start(stage: StageRun, recipe: Recipe) -> Outcome:
     return Outcome(files=(FINAL, HUGGINGFACE), counters=counters)
 
 
-def _tell(stage: StageRun, done: int, total: int, unit: str) -> None:
+def tell(stage: StageRun, done: int, total: int, unit: str) -> None:
+    """Progress, in bytes. Raises Stopped where a stop was asked for, but at the end."""
     stage.progress(done // MEGABYTE, total // MEGABYTE, f"MB {unit}")
     if stage.stop_requested and done < total:
         raise Stopped(f"the import after {done / 1e9:.3g} of {total / 1e9:.3g} GB {unit}")

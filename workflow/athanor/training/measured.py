@@ -7,6 +7,7 @@ from athanor.artifacts.run import StageError, StageRun
 from athanor.models.language_model import build_language_model
 from athanor.models.precision import Bf16Layers, PrecisionError
 from athanor.recipe.schema.training import Training
+from athanor.training.checkpoints import damage
 from athanor.training.held_out import DomainLoss, HeldOut
 from athanor.training.layout import process_groups
 from athanor.training.optimizer import build_learner
@@ -21,6 +22,8 @@ def measure(stage: StageRun, settings: Training, checkpoint: Path, held_out: Map
             chunks = build_language_model(stage.recipe.model, settings.parallel, settings.precision, Bf16Layers.of(settings))
         except PrecisionError as error:
             raise StageError(str(error)) from error
+        if found := damage(checkpoint):
+            raise StageError(f"{checkpoint} is damaged ({found[0]}); delete it, and it is made again")
         learner = build_learner(chunks, settings.optimizer, layout)
         load_weights(learner, checkpoint)
         return validate(learner, held_out)

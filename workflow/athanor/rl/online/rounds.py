@@ -135,10 +135,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def arrange(answers: Sequence[Answered], seed: int, number: int, steps: int) -> list[list[Answered | None]]:
-    """A round's answers step by step, each as long: first those that are learnt from, dealt evenly, then None for the others.
+    """A round's answers step by step, each as long: first those that are learnt from, then None for the others.
 
-    The answers of a prompt fall to one step, end to end, so that a trainer may read their prompt once; all but those that fit
-    nowhere whole, and all where there are more steps than prompts. Which step it is follows from the seed, the round and the
+    The answers of a prompt fall to one step, end to end, so that a trainer may read their prompt once, and steps have as many
+    as come out so, one prompt's more or less; but answers that fit nowhere whole, and all where there are more steps than
+    prompts, are dealt one by one. Which step it is follows from the seed, the round and the
     prompt's slot. Raises ValueError where steps do not come out even.
     """
     if len(answers) % steps:

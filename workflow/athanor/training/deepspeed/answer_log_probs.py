@@ -74,11 +74,13 @@ def _logits_of_rows(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
 def _logits_behind_prompts(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Gradients go through the keys and values that a prompt's answers have in common."""
     prompt = {"input_ids": "prompt_ids", "attention_mask": "prompt_mask", "position_ids": "prompt_positions"}
-    read = module(**{name: tensors[key] for name, key in prompt.items()}, use_cache=True, logits_to_keep=1)
-    first = read.logits[tensors["prompt_of"]]
+    inside: torch.nn.Module = getattr(module, "module", module)  # DeepSpeed's engine counts one pass for each backward
+    read = inside(**{name: tensors[key] for name, key in prompt.items()}, use_cache=True, logits_to_keep=1)
+    first = read.logits.index_select(0, tensors["prompt_of"])
     if not tensors["position_ids"].shape[1]:
         return first  # type: ignore[no-any-return]
-    read.past_key_values.batch_select_indices(tensors["prompt_of"])
+    # Gradients of answers are summed one after the other in both selections: by indexing, threads of a CPU add in any order.
+    read.past_key_values.reorder_cache(tensors["prompt_of"])
     rest = module(
         input_ids=tensors["answers"][:, :-1],
         attention_mask=tensors["attention_mask"],
@@ -89,28 +91,36 @@ def _logits_behind_prompts(module: torch.nn.Module, tensors: Mapping[str, torch.
     return torch.cat([first, rest.logits], dim=1)
 
 
-def answer_log_probs(module: torch.nn.Module, rows: Sequence[Drawn], padding: int, size: int) -> list[tuple[float, ...]]:
-    """The log-probabilities in nats of each answer's tokens under `module`, in batches of `size`; without gradients."""
-    found: list[tuple[float, ...]] = []
+def answer_log_probs(
+    module: torch.nn.Module, rows: Sequence[Drawn], padding: int, *, once: bool = False
+) -> list[tuple[float, ...]]:
+    """The log-probabilities in nats of each answer's tokens under `module`, in one batch; without gradients."""
     device = next(module.parameters()).device
     with torch.no_grad():
-        for begin in range(0, len(rows), size):
-            some = rows[begin : begin + size]
-            tensors = {name: tensor.to(device) for name, tensor in tensors_of(some, padding, once=False).items()}
-            said = log_probs(module, tensors).double().cpu().numpy()
-            found += [tuple(row[: len(drawn.answer)].tolist()) for row, drawn in zip(said, some, strict=True)]
-    return found
+        tensors = {name: tensor.to(device) for name, tensor in tensors_of(rows, padding, once=once).items()}
+        said = log_probs(module, tensors).double().cpu().numpy()
+    return [tuple(row[: len(drawn.answer)].tolist()) for row, drawn in zip(said, rows, strict=True)]
 
 
-def shared_log_probs(module: torch.nn.Module, padding: int, size: int) -> LogProbs:
-    """What `module` says of answers, each measured by one rank in batches of `size`."""
+def shared_log_probs(module: torch.nn.Module, padding: int, size: int, *, once: bool) -> LogProbs:
+    """What `module` says of answers, each measured by one rank, in batches of `size`; read as in training, which matters in BF16.
+
+    So the answers of a prompt go together where it is read `once`; otherwise those that stand together.
+    """
 
     def says(rows: Sequence[Drawn]) -> list[tuple[float, ...]]:
         if not rows:
             return []
-        rank, ranks = dist.get_rank(), dist.get_world_size()
-        everyone: list[list[tuple[float, ...]]] = [[] for _ in range(ranks)]
-        dist.all_gather_object(everyone, answer_log_probs(module, rows[rank::ranks], padding, size))
-        return [everyone[place % ranks][place // ranks] for place in range(len(rows))]
+        first: dict[tuple[int, ...], int] = {}
+        groups = [first.setdefault(row.prompt, place) for place, row in enumerate(rows)]
+        order = sorted(range(len(rows)), key=groups.__getitem__) if once else list(range(len(rows)))
+        batches = [order[begin : begin + size] for begin in range(0, len(rows), size)]
+        own: dict[int, tuple[float, ...]] = {}
+        for batch in batches[dist.get_rank() :: dist.get_world_size()]:
+            own |= zip(batch, answer_log_probs(module, [rows[place] for place in batch], padding, once=once), strict=True)
+        everyone: list[dict[int, tuple[float, ...]]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyone, own)
+        together = {place: said for some in everyone for place, said in some.items()}
+        return [together[place] for place in range(len(rows))]
 
     return says

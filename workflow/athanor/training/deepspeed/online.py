@@ -76,7 +76,7 @@ def online_learning(
         write=lambda weights, folder: write_model(start, weights, folder),
         loss_of="sample",
         rounds=rounds,
-        says=lambda module: shared_log_probs(module, padding, settings.parallel.micro_batch_size),
+        says=lambda module: shared_log_probs(module, padding, settings.parallel.micro_batch_size, once=once),
         drop_norms=settings.drop_norms,
     )
 
@@ -96,6 +96,6 @@ def reference_of(start: Path, padding: int, size: int) -> LogProbs:
         whole = read_model(start).requires_grad_(False).eval()
         if not ON_CPU:
             whole = whole.bfloat16().cuda()
-        return shared_log_probs(whole, padding, size)  # type: ignore[arg-type]
+        return shared_log_probs(whole, padding, size, once=reads_prompts_once(start))  # type: ignore[arg-type]
 
     return lambda rows: says()(rows)
