@@ -127,6 +127,13 @@ def test_control_of_pretraining_goes_by_athanors_own_keys(written: Project) -> N
     assert not [one for one in problems_with(written, changes) if one.startswith("pretrain.lr")]
 
 
+def test_milestones_of_another_trainer_may_be_nearer_than_a_step_of_ours(written: Project) -> None:
+    near = {"pretrain.milestone_tokens": ["999K"], "pretrain.token_budget": "1M", "pretrain.batch_tokens": 4096}
+    said = "ends within the step of 4096 tokens"
+    assert any(said in one for one in problems_with(written, near))
+    assert not any(said in one for one in problems_with(written, near | PRETRAIN))
+
+
 def test_every_key_either_counts_or_is_told_not_to() -> None:
     for counts, section in ((COUNT, Online), (PRETRAIN_COUNT, Pretrain)):
         names = {name.partition(".")[0] for name in counts}
