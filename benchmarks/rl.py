@@ -28,7 +28,7 @@ from athanor.tracking.spool import Kind, read_records, spool_files
 MODELS = ("sft", "offline-more", "offline", "online", "online-random", "online-shuffled")
 WAYS = {"sampled": "drawn answers", "greedy": "the likeliest", "any": "pass@4"}
 LEAST_GAIN = 0.08
-ROUNDS, PROMPTS, SAMPLES, ANSWER_TOKENS = 80, 64, 8, 96  # an answer counts so many tokens
+ROUNDS, PROMPTS, SAMPLES, ANSWER_TOKENS = 200, 64, 8, 96  # an answer counts so many tokens
 PARTS = ("step_seconds", "round_seconds")  # a round is the first of its steps' "data"
 ONLINE = {"lr": 1e-4, "min_lr": 1e-5}
 
@@ -42,6 +42,7 @@ def recipe(seed: int, quick: bool) -> dict[str, Any]:
     """post_training.py's, without preferences, and online RL from the fine-tuned model."""
     data = post_training.recipe(seed, quick)
     data["preference"] = {"kind": "none"}
+    data["sft"]["shuffled_control"] = False
     answers = PROMPTS * SAMPLES
     round_tokens = answers * ANSWER_TOKENS
     rounds = ROUNDS // (QUICK if quick else 1)
