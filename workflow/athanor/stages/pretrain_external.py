@@ -20,7 +20,7 @@ from athanor.stages.external import Deal, Made, await_others, end_if_asked, hand
 from athanor.training.checkpoints import FINAL, Position
 from athanor.training.curve import CURVE, Point
 from athanor.training.held_out import VALIDATION, DomainLoss, HeldOut, write_validation
-from athanor.training.importing import WRITING, tell, write_weights
+from athanor.training.importing import WRITING, tell_bytes, write_weights
 from athanor.training.measured import measure
 
 
@@ -66,7 +66,7 @@ def _import(stage: StageRun, last: Told) -> None:
     """The folder that was left, which is like the start in every tensor, as a checkpoint."""
 
     def written(done: int, total: int) -> None:
-        tell(stage, done, total, "written")
+        tell_bytes(stage, done, total, "written")
 
     try:
         plan = plan_import(open_folder(stage.folder / MODEL_FOLDER), stage.recipe.model, stage.recipe.seed)

@@ -46,10 +46,10 @@ def import_start(stage: StageRun, recipe: Recipe) -> Outcome:
     source = project_folder() / recipe.pretrain.init_from
 
     def hashed(done: int, total: int) -> None:
-        tell(stage, done, total, "hashed")
+        tell_bytes(stage, done, total, "hashed")
 
     def written(done: int, total: int) -> None:
-        tell(stage, done, total, "written")
+        tell_bytes(stage, done, total, "written")
 
     try:
         folder = open_folder(source)
@@ -64,7 +64,7 @@ def import_start(stage: StageRun, recipe: Recipe) -> Outcome:
     return Outcome(files=(FINAL, HUGGINGFACE), counters=counters)
 
 
-def tell(stage: StageRun, done: int, total: int, unit: str) -> None:
+def tell_bytes(stage: StageRun, done: int, total: int, unit: str) -> None:
     """Progress, in bytes. Raises Stopped where a stop was asked for, but at the end."""
     stage.progress(done // MEGABYTE, total // MEGABYTE, f"MB {unit}")
     if stage.stop_requested and done < total:

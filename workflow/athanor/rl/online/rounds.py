@@ -139,8 +139,8 @@ def arrange(answers: Sequence[Answered], seed: int, number: int, steps: int) -> 
 
     The answers of a prompt fall to one step, end to end, so that a trainer may read their prompt once, and steps have as many
     as come out so, one prompt's more or less; but answers that fit nowhere whole, and all where there are more steps than
-    prompts, are dealt one by one. Which step it is follows from the seed, the round and the
-    prompt's slot. Raises ValueError where steps do not come out even.
+    prompts, are dealt one by one. Which step it is follows from the seed, the round and the prompt's slot. Raises ValueError
+    where steps do not come out even.
     """
     if len(answers) % steps:
         raise ValueError(f"{len(answers)} answers do not cut into {steps} steps")
