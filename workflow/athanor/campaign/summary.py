@@ -1,5 +1,6 @@
 """The end of a campaign on one screen: stages, time, key metrics, where to look."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from athanor.artifacts.manifest import Manifest
 from athanor.campaign.campaign import Campaign
-from athanor.campaign.report import REPORT
+from athanor.campaign.report import REPORT, is_current
 from athanor.recipe.graph import FINE_TUNED, OFFLINE, ONLINE, PREFERENCE, SHUFFLED, STAGES, Artifact
 from athanor.recipe.mixture_search import SEARCH
 
@@ -102,12 +103,18 @@ def facts(manifest: Manifest) -> str:
     return "  ".join((told or counters)[:FACTS])
 
 
+def _command(name: str, campaign: Campaign) -> str:
+    """`athanor NAME` as it is typed for this campaign."""
+    words = ["athanor", name, "--recipe", campaign.recipe_given or campaign.recipe.name, "--site", campaign.site.name]
+    words += [word for override in campaign.overrides for word in ("--set", override)]
+    return shlex.join([*words, *(["--campaign", campaign.name] if campaign.name != campaign.recipe.name else [])])
+
+
 def where_to_look(campaign: Campaign) -> list[tuple[str, str]]:
     """What a person would open next."""
     rows = [("results by name", str(campaign.folder)), ("lineage in MLflow", "athanor ui")]
-    report = campaign.folder / REPORT
-    if report.is_file():
-        rows.insert(0, ("report", str(report)))
+    if not campaign.missing():
+        rows.insert(0, ("report", str(campaign.folder / REPORT) if is_current(campaign) else _command("report", campaign)))
     ends = [artifact.instance for artifact in campaign.lifecycle.of("pretrain") if artifact.instance != SHUFFLED]
     for label in (ONLINE, PREFERENCE, OFFLINE, FINE_TUNED, ends[-1]):  # the furthest model there is
         if (name := f"export/{label}") in campaign.lifecycle and campaign.store.is_done(campaign.lifecycle[name]):
